@@ -1,6 +1,7 @@
 """GPT-2 in pure NumPy, with the residual stream of every layer open as plain arrays. Start with model.py."""
 
+from .errors import CheckpointError, HubError
 from .gpt2 import GPT2, Run
 from .model import Config
 
-__all__ = ["GPT2", "Config", "Run"]
+__all__ = ["GPT2", "CheckpointError", "Config", "HubError", "Run"]

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import model as m
-from .model import MLP, Affine, Attn, Block
+from .model import MLP, Attn, Block
 
 
 def rows(x):

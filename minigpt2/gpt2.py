@@ -67,14 +67,19 @@ class GPT2:
 
     def run_batch(self, texts):
         """Run several texts of equal length at once, reading every weight once. Returns one Run per text."""
-        tokens = np.stack([self.check_tokens(text) for text in texts])  # [n_texts, n_seq]
+        texts = [self.check_tokens(text) for text in texts]
+        if len(lengths := sorted({len(text) for text in texts})) != 1:
+            raise ValueError(
+                f"run_batch needs one or more texts of equal length, got {' and '.join(map(str, lengths)) or 'no'} tokens"
+            )
+        tokens = np.stack(texts)  # [n_texts, n_seq]
         stream = np.empty((self.config.n_layer + 1, *tokens.shape, self.config.n_embd), self.dtype)
         stream[0] = m.embed(tokens, self.weights.wte, self.weights.wpe)
         kept = {"resid_pre": stream[:-1], "resid_post": stream[1:]}
         for layer, h in enumerate(self.weights.h):
-            with np.errstate(over="ignore", invalid="ignore"):  # check_finite speaks instead, and names the layer
+            with quiet():
                 made = m.block(stream[layer], h, self.config)
-            check_finite(made["resid_post"], layer)
+            check_finite(made["resid_post"], f"overflowed {self.dtype} in layer {layer}")
             for name, array in made.items():
                 if name not in kept:
                     kept[name] = np.empty((self.config.n_layer, *array.shape), array.dtype)
@@ -94,7 +99,10 @@ class GPT2:
         [..., n_seq, n_vocab]; resid itself is not changed.
         """
         c, eps = self.config, self.config.layer_norm_epsilon
-        resid = np.asarray(resid, self.dtype)
+        try:
+            resid = np.asarray(resid, self.dtype)
+        except (TypeError, ValueError):
+            raise ValueError(f"resume needs a residual stream of numbers, got {type(resid).__name__}") from None
         if resid.ndim < 2 or resid.shape[-1] != c.n_embd or not 1 <= resid.shape[-2] <= c.n_ctx:
             raise ValueError(
                 f"resume needs a residual stream of shape [..., n_seq, {c.n_embd}] with n_seq from 1 to {c.n_ctx}, "
@@ -102,23 +110,31 @@ class GPT2:
             )
         if at not in ("resid_pre", "resid_mid"):
             raise ValueError(f'resume enters a block at "resid_pre" or at "resid_mid", got {at!r}')
-        if not 0 <= layer <= c.n_layer - (at == "resid_mid"):
+        if not isinstance(layer, (int, np.integer)) or not 0 <= layer <= c.n_layer - (at == "resid_mid"):
             raise ValueError(
-                f"there is no layer {layer} to resume at: blocks are 0 to {c.n_layer - 1}"
+                f"there is no layer {layer!r} to resume at: blocks are 0 to {c.n_layer - 1}"
                 + (f", and {c.n_layer} is the final layer norm" if at == "resid_pre" else "")
             )
+        check_finite(resid, f"given to layer {layer} is not finite or too large for {self.dtype}")
         if at == "resid_mid":
             resid = resid + m.mlp(m.layer_norm(resid, *self.weights.h[layer].ln_2, eps), *self.weights.h[layer].mlp)
             layer += 1
         for i in range(layer, c.n_layer):
-            with np.errstate(over="ignore", invalid="ignore"):
+            with quiet():
                 resid = m.block(resid, self.weights.h[i], c)["resid_post"]
-            check_finite(resid, i)
-        return m.unembed(resid, self.weights.ln_f, self.weights.wte, eps)
+            check_finite(resid, f"overflowed {self.dtype} in layer {i}")
+        with quiet():
+            logits = m.unembed(resid, self.weights.ln_f, self.weights.wte, eps)
+        if not (np.isfinite(logits.max()) and np.isfinite(logits.min())):
+            raise FloatingPointError(f"the logits overflowed {self.dtype}: the weights are too large for it")
+        return logits
 
     def check_tokens(self, tokens):
         """tokens as an integer array [n_seq], or a ValueError that says what this model cannot read in it."""
-        array = np.asarray(tokens)
+        try:
+            array = np.asarray(tokens)
+        except ValueError:
+            raise ValueError("tokens must be one flat list of token ids, got lists of different lengths") from None
         n_ctx, n_vocab = self.config.n_ctx, self.config.n_vocab
         if array.ndim != 1:
             raise ValueError(f"tokens must be one flat list of token ids, got an array of shape {list(array.shape)}")
@@ -172,9 +188,16 @@ def read_only(array):
     return array
 
 
-def check_finite(resid, layer):
-    if not np.isfinite(resid).all():
+def quiet():
+    """Silence NumPy about overflow where check_finite speaks instead, and names the layer."""
+    return np.errstate(over="ignore", invalid="ignore")
+
+
+def check_finite(resid, what):
+    """Refuse a residual stream that layer norm cannot read: the squares of a position must have a finite sum."""
+    with quiet():
+        finite = np.isfinite(np.vecdot(resid, resid)).all()
+    if not finite:
         raise FloatingPointError(
-            f"the residual stream overflowed {resid.dtype} in layer {layer}: the weights or the patched vector are too "
-            "large for it; try dtype=np.float64"
+            f"the residual stream {what}: the weights or the patched vector are too large; try dtype=np.float64"
         )

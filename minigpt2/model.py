@@ -81,7 +81,7 @@ def layer_norm(x, weight, bias, eps):
     The variance is the population's (divided by n_embd), and eps stands inside the root.
     """
     y = x - x.mean(axis=-1, keepdims=True)
-    variance = np.einsum("...i,...i->...", y, y)[..., None] / x.shape[-1]  # [..., n_seq, 1]
+    variance = np.vecdot(y, y)[..., None] / x.shape[-1]  # [..., n_seq, 1]
     y /= np.sqrt(variance + eps)
     y *= weight
     y += bias
@@ -110,7 +110,8 @@ def merge_heads(x):
 
 def split_qkv(x, n_head):
     """The columns of c_attn's output are the queries of all heads, then the keys, then the values."""
-    q, k, v = np.split(x, 3, axis=-1)
+    n = x.shape[-1] // 3
+    q, k, v = x[..., :n], x[..., n : 2 * n], x[..., 2 * n :]  # [..., n_seq, n_embd]
     return split_heads(q, n_head), split_heads(k, n_head), split_heads(v, n_head)  # [..., n_head, n_seq, d_head]
 
 

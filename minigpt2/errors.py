@@ -1,0 +1,9 @@
+"""The two ways in which a model cannot be had. Both messages say what was wrong and what to do."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint, or what was asked of it, cannot be used."""
+
+
+class HubError(OSError):
+    """A model could not be fetched from the Hugging Face Hub."""

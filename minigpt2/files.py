@@ -1,0 +1,140 @@
+"""The bytes of a checkpoint folder: JSON and safetensors, read as if a stranger had written them.
+
+A checkpoint is data: nothing in it is executed, no pickle is opened, no path in it is followed out of its folder.
+Read next: weights.py, which says what the tensors found here must be.
+"""
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from .errors import CheckpointError
+
+
+def read_json(path):
+    """Read a JSON object from a file."""
+    try:
+        fields = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} cannot be read as JSON ({brief(error)}): fetch it again") from None
+    if not isinstance(fields, dict):
+        raise CheckpointError(f"{path} holds {brief(fields)} instead of a JSON object: fetch it again")
+    return fields
+
+
+def brief(value):
+    text = " ".join(str(value).split()) if isinstance(value, Exception) else repr(value)
+    return text if len(text) <= 120 else f"{text[:120]}..."
+
+
+class Stored(NamedTuple):
+    """Where one tensor lies."""
+
+    path: Path
+    offset: int  # in bytes, from the start of the file
+    dtype: str  # safetensors' word for it
+    shape: tuple
+
+
+STORED_AS = {"F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8"}
+PIECE = 1 << 18  # numbers read at a time, few enough to stay in the processor's cache while widened and checked
+
+
+def weight_files(folder):
+    """The safetensors files that hold a folder's weights; CheckpointError unless all are there."""
+    folder = Path(folder)
+    if (folder / "model.safetensors").is_file():
+        return [folder / "model.safetensors"]
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        names = shard_names(index)
+        for name in names:
+            if not (folder / name).is_file():
+                raise CheckpointError(f"{folder} has no {name}, which {index.name} lists: fetch it again")
+        return [folder / name for name in names]
+    if any(folder.glob("pytorch_model*.bin")):
+        raise CheckpointError(
+            f"{folder} has its weights only as pytorch_model.bin, a pickle, which can run code and is never loaded: "
+            "save_pretrained of a recent transformers writes model.safetensors instead"
+        )
+    raise CheckpointError(f"{folder} has no model.safetensors: a model folder holds config.json and model.safetensors")
+
+
+def shard_names(index):
+    """The file names in a model.safetensors.index.json, each checked to lie in the index's own folder."""
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{index} has no weight_map from tensors to files: fetch it again")
+    for name in weight_map.values():
+        if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*\.safetensors", name):
+            raise CheckpointError(f"{index} lists {brief(name)}: only .safetensors files in the same folder are read")
+    return sorted(set(weight_map.values()))
+
+
+def read_headers(folder):
+    """Find every tensor of a folder: dict of Stored by name, the prefix "transformer." taken off."""
+    found = {}
+    for path in weight_files(folder):
+        for name, tensor in read_header(path).items():
+            name = name.removeprefix("transformer.")
+            if name in found:
+                raise CheckpointError(f"{name} is there twice, in {found[name].path} and in {path}: remove one")
+            found[name] = tensor
+    return found
+
+
+def read_header(path):
+    """Find every tensor of one safetensors file; safetensors checks sizes, offsets and overlaps first."""
+    try:
+        with safe_open(path, "np"):
+            pass
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is not a whole safetensors file ({brief(error)}): fetch it again") from None
+    header.pop("__metadata__", None)
+    return {
+        name: Stored(path, 8 + length + at["data_offsets"][0], at["dtype"], tuple(at["shape"]))
+        for name, at in header.items()
+    }
+
+
+def read_pieces(name, tensor, dtype):
+    """Yield (start, numbers) through one tensor as `dtype`, refusing numbers that are not finite.
+
+    safetensors' own arrays would be views of a memory map, whose pages count as memory beside the copy that alignment
+    needs (the official file's data starts at an odd byte), and it has no bfloat16 for NumPy.
+    """
+    if tensor.dtype not in STORED_AS:
+        raise CheckpointError(f"{name} in {tensor.path} is stored as {tensor.dtype}, not as {' or '.join(STORED_AS)}")
+    size = math.prod(tensor.shape)
+    buffer = np.empty(min(PIECE, size), STORED_AS[tensor.dtype])
+    with open(tensor.path, "rb") as file:
+        file.seek(tensor.offset)
+        for start in range(0, size, PIECE):
+            piece = buffer[: size - start]
+            if file.readinto(piece) != piece.nbytes:
+                raise CheckpointError(f"{tensor.path} ends inside {name}: fetch it again")
+            if tensor.dtype == "BF16":  # the upper half of a float32
+                piece = (piece.astype(np.uint32) << 16).view(np.float32)
+            with np.errstate(over="ignore"):
+                piece = piece.astype(dtype, copy=False)
+            if not np.isfinite(piece).all():
+                raise CheckpointError(f"{name} in {tensor.path} holds a number that is not finite in {piece.dtype}")
+            yield start, piece
+
+
+def read_tensor(name, tensor, dtype):
+    """Read one tensor into a read-only array of `dtype`."""
+    array = np.empty(tensor.shape, dtype)
+    flat = array.reshape(-1)
+    for start, piece in read_pieces(name, tensor, dtype):
+        flat[start : start + piece.size] = piece
+    array.flags.writeable = False
+    return array

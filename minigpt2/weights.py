@@ -1,0 +1,297 @@
+"""A checkpoint's files become the arrays of model.py: config.json holds the sizes, model.safetensors (one file, or
+shards with an index) the weights. Names and shapes are checked against one table, expected_shapes, before a weight
+is read.
+
+Read next: files.py (how the bytes are read), hub.py (how a name becomes a folder), tokenizer.py (the vocabulary).
+"""
+
+import json
+import math
+import os
+import re
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from .errors import CheckpointError
+from .files import brief, read_headers, read_json, read_pieces, read_tensor
+from .model import MLP, Affine, Attn, Block, Config, Weights
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model came from. tokenizer() makes its Tokenizer, or raises ValueError saying what is missing."""
+
+    name: str
+    revision: str | None  # the Hub's commit; None for a folder
+    folder: Path
+    tokenizer: Callable
+
+
+BUNDLED = Path(__file__).parent / "bundled"  # a folder of the user's by that name is ./bundled
+
+
+def load(name_or_folder, dtype=np.float32, revision=None):
+    """Load the checkpoint of a Hub name, of a folder, or of "bundled": (Config, Weights, Source).
+
+    The arrays are read-only, C-contiguous and of `dtype`, float32 or float64. Raises CheckpointError or hub.HubError.
+    """
+    name = os.fsdecode(name_or_folder)
+    path = BUNDLED if name == "bundled" else os.path.expanduser(name)
+    if os.path.isdir(path):
+        folder = Path(path)
+        if revision is not None:
+            raise CheckpointError(f"revision {revision!r} chooses among versions on the Hub, but {name} is a folder")
+        config, weights = load_folder(folder, dtype)
+        return config, weights, Source(name, None, folder, lambda: load_tokenizer(folder, config.n_vocab))
+    if os.path.isfile(path):
+        raise CheckpointError(f"{name} is a file: give the folder that holds config.json and model.safetensors")
+
+    from . import hub  # huggingface_hub takes 0.1 s to import, which a folder need not pay for
+
+    check_dtype(dtype)
+    folder, commit = hub.snapshot(name, revision)
+    try:
+        config, weights = load_folder(folder, dtype)
+    except CheckpointError as error:
+        if damaged := hub.discard_damaged(folder):
+            raise CheckpointError(f"{error}; removed {', '.join(damaged)}: run again to download it anew") from None
+        raise
+    return config, weights, Source(
+        name, commit, folder, lambda: load_tokenizer(hub.vocabulary(name, folder), config.n_vocab)
+    )
+
+
+def load_folder(folder, dtype=np.float32):
+    """Load a folder in the Hub's layout: (Config, Weights)."""
+    check_dtype(dtype)
+    config = read_config(folder)
+    stored = read_headers(folder)
+    check_shapes(config, {name: tensor.shape for name, tensor in stored.items()}, folder)
+    # Largest first, so that the two threads end together: wte alone is a third of GPT-2 small.
+    names = sorted(expected_shapes(config), key=lambda name: -math.prod(stored[name].shape))
+    with ThreadPoolExecutor(2) as pool:
+        arrays = pool.map(lambda name: read_tensor(name, stored[name], dtype), names)
+        flat = dict(zip(names, arrays, strict=True))
+    if "lm_head.weight" in stored:
+        check_tied(stored["lm_head.weight"], flat["wte.weight"])
+    return config, nest(flat)
+
+
+def check_dtype(dtype):
+    try:
+        known = dtype is not None and np.dtype(dtype) in (np.float32, np.float64)
+    except (TypeError, ValueError):
+        known = False
+    if not known:
+        raise CheckpointError(f"weights are loaded as float32 or float64, not as {dtype!r}")
+
+
+def load_tokenizer(folder, n_vocab):
+    """Make the Tokenizer of a folder that holds vocab.json and merges.txt."""
+    missing = [name for name in ("vocab.json", "merges.txt") if not (folder / name).is_file()]
+    if missing:
+        raise CheckpointError(
+            f"{folder} has no {' and no '.join(missing)}, so this model runs on token ids but reads no text: put the "
+            "vocab.json and merges.txt that it was trained with beside its weights"
+        )
+    from .tokenizer import Tokenizer
+
+    return Tokenizer(folder / "vocab.json", folder / "merges.txt", n_vocab=n_vocab)
+
+
+# Sizes
+
+MUST_BE = {  # any other value computes something that model.py does not; None: the key is absent
+    "model_type": ["gpt2"],
+    "activation_function": ["gelu_new", "gelu_pytorch_tanh", None],  # two names of the tanh form, and the default
+    "scale_attn_weights": [True, None],
+    "scale_attn_by_inverse_layer_idx": [False, None],
+    "add_cross_attention": [False, None],
+    "tie_word_embeddings": [True, None],
+}
+MOST_LAYERS, MOST = 1_000, 10_000_000  # far above any GPT-2, so that an absurd config costs neither time nor memory
+
+
+def read_config(folder):
+    """Read a GPT-2's sizes from config.json; refuse a model that model.py does not compute."""
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        raise CheckpointError(f"{folder} has no config.json: a model folder holds config.json and model.safetensors")
+    fields = read_json(path)
+    for key, accepted in MUST_BE.items():
+        value = fields.get(key)
+        if not any(value == one and type(value) is type(one) for one in accepted):
+            raise CheckpointError(f"{path}: {key} is {brief(value)}; only GPT-2 with {accepted[0]!r} is computed here")
+    kinds = fields.get("architectures") or []
+    if not isinstance(kinds, list) or not all(isinstance(kind, str) and kind.startswith("GPT2") for kind in kinds):
+        raise CheckpointError(f"{path}: architectures is {brief(kinds)}; only GPT-2 (GPT2LMHeadModel) is computed here")
+
+    def size(key, most=MOST):
+        if key not in fields:
+            raise CheckpointError(f"{path}: {key} is missing; it must be a whole number from 1 to {most}")
+        if type(fields[key]) is not int or not 1 <= fields[key] <= most:
+            raise CheckpointError(f"{path}: {key} is {brief(fields[key])}; it must be a whole number from 1 to {most}")
+        return fields[key]
+
+    n_embd, n_head = size("n_embd"), size("n_head")
+    if n_embd % n_head:
+        raise CheckpointError(f"{path}: n_embd = {n_embd} does not divide into n_head = {n_head} heads of equal width")
+    epsilon = fields.get("layer_norm_epsilon", 1e-5)
+    if type(epsilon) not in (int, float) or not 0 <= epsilon < 1:
+        raise CheckpointError(f"{path}: layer_norm_epsilon is {brief(epsilon)}; it must be from 0 to 1 (GPT-2: 1e-05)")
+    return Config(
+        n_layer=size("n_layer", MOST_LAYERS),
+        n_head=n_head,
+        n_embd=n_embd,
+        n_ctx=size("n_ctx" if "n_ctx" in fields and "n_positions" not in fields else "n_positions"),
+        n_vocab=size("vocab_size"),
+        d_mlp=4 * n_embd if fields.get("n_inner") is None else size("n_inner"),
+        layer_norm_epsilon=float(epsilon),
+    )
+
+
+# Names and shapes
+
+
+def expected_shapes(config):
+    """Name and shape of every weight of a GPT-2: what a checkpoint must hold."""
+    c = config
+    block = {
+        "ln_1": (c.n_embd,),
+        "attn.c_attn": (c.n_embd, 3 * c.n_embd),
+        "attn.c_proj": (c.n_embd, c.n_embd),
+        "ln_2": (c.n_embd,),
+        "mlp.c_fc": (c.n_embd, c.d_mlp),
+        "mlp.c_proj": (c.d_mlp, c.n_embd),
+    }
+    affine = {f"h.{layer}.{name}": shape for layer in range(c.n_layer) for name, shape in block.items()}
+    shapes = {"wte.weight": (c.n_vocab, c.n_embd), "wpe.weight": (c.n_ctx, c.n_embd)}
+    for name, shape in (affine | {"ln_f": (c.n_embd,)}).items():
+        shapes[f"{name}.weight"] = shape
+        shapes[f"{name}.bias"] = shape[-1:]
+    return shapes
+
+
+def check_shapes(config, shapes, folder):
+    """Refuse a checkpoint that does not hold exactly expected_shapes, naming what differs."""
+    expected = expected_shapes(config)
+    # Also in real files: the causal mask, which older transformers saved among the weights, and wte a second time.
+    known = {f"h.{layer}.attn.{mask}" for layer in range(config.n_layer) for mask in ("bias", "masked_bias")}
+    known |= expected.keys() | {"lm_head.weight"}
+    faults = [f"{name} is missing" for name in expected if name not in shapes]
+    faults += [f"{name} is not part of it" for name in shapes if name not in known]
+    faults += [
+        f"{name} has shape {list(shapes[name])}, not {list(shape)}"
+        for name, shape in expected.items()
+        if shapes.get(name, shape) != shape
+    ]
+    if faults:
+        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
+        raise CheckpointError(
+            f"the weights in {folder} are not the GPT-2 of its config.json: {'; '.join(faults[:3])}{more}"
+            + contradictions(config, shapes)
+        )
+
+
+def contradictions(config, shapes):
+    """Say which sizes in config.json the weights themselves speak against, if any."""
+    sizes = {"n_layer": len({name.split(".")[1] for name in shapes if re.match(r"h\.\d+\.", name)})}
+    for size, name, axis in (
+        ("n_vocab", "wte.weight", 0),
+        ("n_embd", "wte.weight", 1),
+        ("n_ctx", "wpe.weight", 0),
+        ("d_mlp", "h.0.mlp.c_fc.weight", 1),
+    ):
+        if len(shapes.get(name, ())) == 2:
+            sizes[size] = shapes[name][axis]
+    said = {size: getattr(config, size) for size in sizes}
+    return "".join(f" (config.json says {k} = {said[k]}, the weights {sizes[k]})" for k in sizes if said[k] != sizes[k])
+
+
+def nest(flat):
+    """Arrays by checkpoint name -> Weights."""
+
+    def affine(name):
+        return Affine(flat[f"{name}.weight"], flat[f"{name}.bias"])
+
+    def block(h):
+        attn = Attn(affine(f"{h}.attn.c_attn"), affine(f"{h}.attn.c_proj"))
+        mlp = MLP(affine(f"{h}.mlp.c_fc"), affine(f"{h}.mlp.c_proj"))
+        return Block(affine(f"{h}.ln_1"), attn, affine(f"{h}.ln_2"), mlp)
+
+    n_layer = len({name.split(".")[1] for name in flat if name.startswith("h.")})
+    h = tuple(block(f"h.{layer}") for layer in range(n_layer))
+    return Weights(flat["wte.weight"], flat["wpe.weight"], h, affine("ln_f"))
+
+
+def flatten(weights):
+    """Weights -> arrays by checkpoint name, in the order of expected_shapes: the inverse of nest."""
+    flat = {"wte.weight": weights.wte, "wpe.weight": weights.wpe}
+
+    def visit(name, part):
+        for field, value in part._asdict().items():
+            if isinstance(value, tuple):
+                visit(f"{name}.{field}", value)
+            else:
+                flat[f"{name}.{field}"] = value
+
+    for layer, h in enumerate(weights.h):
+        visit(f"h.{layer}", h)
+    visit("ln_f", weights.ln_f)
+    return flat
+
+
+# Loading's last check, and saving
+
+
+def check_tied(lm_head, wte):
+    """Refuse an unembedding of its own: GPT-2 unembeds with wte."""
+    flat = wte.reshape(-1)
+    if lm_head.shape != wte.shape or not all(
+        np.array_equal(piece, flat[start : start + piece.size])
+        for start, piece in read_pieces("lm_head.weight", lm_head, wte.dtype)
+    ):
+        raise CheckpointError(
+            f"lm_head.weight in {lm_head.path} differs from wte.weight: a GPT-2 whose unembedding is not its embedding "
+            "is not computed here"
+        )
+
+
+def save_folder(folder, config, weights, dtype=np.float32):
+    """Write config.json and model.safetensors as transformers' GPT2LMHeadModel.save_pretrained does.
+
+    Each file appears whole or not at all.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    fields = {
+        "model_type": "gpt2",
+        "architectures": ["GPT2LMHeadModel"],
+        "activation_function": "gelu_new",
+        "n_layer": config.n_layer,
+        "n_head": config.n_head,
+        "n_embd": config.n_embd,
+        "n_positions": config.n_ctx,
+        "n_ctx": config.n_ctx,
+        "vocab_size": config.n_vocab,
+        "n_inner": config.d_mlp,
+        "layer_norm_epsilon": config.layer_norm_epsilon,
+        "tie_word_embeddings": True,
+        "bos_token_id": config.n_vocab - 1,  # <|endoftext|>, the last of GPT-2's vocabulary
+        "eos_token_id": config.n_vocab - 1,
+    }
+    flat = {f"transformer.{name}": np.ascontiguousarray(array, dtype) for name, array in flatten(weights).items()}
+    weights_file, config_file = folder / f"model.{os.getpid()}.tmp", folder / f"config.{os.getpid()}.tmp"
+    try:
+        save_file(flat, weights_file, metadata={"format": "pt"})
+        config_file.write_text(json.dumps(fields, indent=2) + "\n")
+        os.replace(weights_file, folder / "model.safetensors")
+        os.replace(config_file, folder / "config.json")
+    finally:
+        weights_file.unlink(missing_ok=True)
+        config_file.unlink(missing_ok=True)

@@ -1,0 +1,440 @@
+"""The real huggingface_hub client against a Hub on the loopback: the right model or one clear sentence, a cache that
+the next call can use, and never half a model. Each client is a process of its own, as the library reads its settings
+when it is imported."""
+
+import hashlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from checkpoints import SMALL, byte_vocabulary, config_fields, make_arrays, safetensors_bytes, stored, write_folder
+from hub_server import Repo, etag, serving
+
+from minigpt2.hub import PATIENCE, PINNED
+from minigpt2.weights import CheckpointError, load
+
+GPT2 = "openai-community/gpt2"
+COMMIT = PINNED[GPT2]
+OTHER = "0123456789abcdef0123456789abcdef01234567"
+CONFIG = replace(SMALL, n_vocab=257)  # as many as byte_vocabulary has
+TEXT = "naïve?<|endoftext|>"
+
+
+def model_files(config=CONFIG, seed=0, vocabulary=True):
+    """The files of a repository, and the digest of its weights."""
+    arrays = make_arrays(config, seed)
+    files = {
+        "config.json": json.dumps(config_fields(config)).encode(),
+        "model.safetensors": safetensors_bytes({name: stored(array) for name, array in arrays.items()}, start_mod_8=3),
+    }
+    if vocabulary:
+        files["vocab.json"], files["merges.txt"] = (text.encode() for text in byte_vocabulary())
+    return files, hashlib.sha256(b"".join(array.tobytes() for array in arrays.values())).hexdigest()
+
+
+FILES, DIGEST = model_files()
+BIG_FILES, BIG_DIGEST = model_files(replace(CONFIG, n_vocab=600_000))  # 34 MB: the client keeps pieces of 10 MB
+
+# No requests but those for the model: huggingface_hub otherwise looks up names of coding agents to report.
+QUIET = {"HF_HUB_DISABLE_TELEMETRY": "1"}
+
+CLIENT = """
+import hashlib, json, sys, time
+from minigpt2 import GPT2
+from minigpt2.weights import flatten
+start = time.monotonic()
+try:
+    model = GPT2.from_pretrained(sys.argv[1], revision=sys.argv[2] or None)
+    digest = hashlib.sha256(b"".join(array.tobytes() for array in flatten(model.weights).values())).hexdigest()
+    text = model.decode(model.encode(sys.argv[3])) if sys.argv[3] else ""
+except (OSError, ValueError) as error:
+    print(time.monotonic() - start)
+    sys.exit(f"{type(error).__name__}: {error}")
+print(json.dumps([digest, model.revision, text]))
+"""
+
+
+class Client:
+    """A process that loads a model; its results once it has ended."""
+
+    def __init__(self, url, home, name="gpt2", revision="", text="", **settings):
+        kept = {key: value for key, value in os.environ.items() if not key.upper().startswith(("HF_", "HUGGING"))}
+        kept |= {"HF_ENDPOINT": url, "HF_HOME": str(home), "NO_PROXY": "127.0.0.1,localhost"}
+        self.home = home
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", CLIENT, name, revision, text],
+            env=kept | QUIET | settings,
+            cwd=Path(__file__).resolve().parent.parent,  # this checkout's minigpt2, whatever is installed
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def end(self):
+        self.out, self.err = self.process.communicate(timeout=60)
+        return self
+
+    def loaded(self, digest=DIGEST, commit=COMMIT, text=""):
+        """Check that the model came, whole."""
+        self.end()
+        assert self.process.returncode == 0, self.err
+        assert json.loads(self.out) == [digest, commit, text]
+        return self
+
+    def refused(self, kind="HubError"):
+        """The one sentence on stderr that ended the process."""
+        self.end()
+        assert self.process.returncode == 1, (self.out, self.err)
+        self.seconds = float(self.out)
+        last = self.err.strip().split("\n")[-1]
+        assert last.startswith(f"{kind}: ") and "Traceback" not in self.err, self.err
+        assert not list(self.home.rglob("*.incomplete"))
+        return last
+
+    def refused_quietly(self, kind="HubError"):
+        """The same, with nothing else on stderr."""
+        sentence = self.refused(kind)
+        assert self.err.strip() == sentence
+        return sentence
+
+
+def test_first_download_then_no_network(tmp_path):
+    with serving({GPT2: Repo(COMMIT, FILES)}) as hub:
+        # TQDM_POSITION=-1 asks for progress bars although stderr is no terminal here.
+        first = Client(hub.url, tmp_path, text=TEXT, TQDM_POSITION="-1").loaded(text=TEXT)
+        assert "model.safetensors: 100%" in first.err
+        assert sorted(set(hub.paths())) == ["config.json", "merges.txt", "model.safetensors", "vocab.json"]
+        assert len(hub.paths()) == 4
+        hub.requests.clear()
+        Client(hub.url, tmp_path, text=TEXT).loaded(text=TEXT)
+        assert hub.requests == []
+    for name, revision in (("gpt2", ""), (GPT2, ""), (GPT2, COMMIT)):
+        assert Client(hub.url, tmp_path, name, revision, text=TEXT).loaded(text=TEXT).err == ""
+    Client(hub.url, tmp_path, HF_HUB_OFFLINE="1").loaded()
+
+
+def test_the_pinned_commit_and_other_revisions(tmp_path):
+    other_files, other_digest = model_files(seed=1)
+    with serving({GPT2: Repo(OTHER, other_files, ("main", "v1"))}) as hub:
+        assert f"no revision '{COMMIT}'" in Client(hub.url, tmp_path).refused_quietly()
+        Client(hub.url, tmp_path, revision="v1").loaded(other_digest, OTHER)
+        assert "no revision 'v2'" in Client(hub.url, tmp_path, revision="v2").refused_quietly()
+        assert "no name for a revision" in Client(hub.url, tmp_path, revision="../v2").refused("CheckpointError")
+
+
+def test_short_names_and_renamed_repositories(tmp_path):
+    repos = {name: Repo(OTHER, FILES) for name in ("openai-community/gpt2-medium", "distilbert/distilgpt2", "new/name")}
+    with serving(repos, renamed={"old/name": "new/name"}) as hub:
+        clients = [Client(hub.url, tmp_path / n, n) for n in ("gpt2-medium", "distilgpt2", "new/name", "old/name")]
+        for client in clients:
+            client.loaded(commit=OTHER)
+    Client(hub.url, tmp_path / "gpt2-medium", "gpt2-medium").loaded(commit=OTHER)
+
+
+def test_shards(tmp_path):
+    arrays = make_arrays(CONFIG)
+    folder = write_folder(tmp_path / "made", {n: stored(a) for n, a in arrays.items()}, config_fields(CONFIG), shards=3)
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with serving({"a/b": Repo(OTHER, files)}) as hub:
+        Client(hub.url, tmp_path / "home", "a/b").loaded(commit=OTHER)
+        [shard] = (tmp_path / "home").rglob("model-00002-of-00003.safetensors")
+        shard.unlink()
+        shard = tmp_path / "home/hub/models--a--b/blobs" / etag(files[shard.name])
+        shard.unlink()
+        hub.requests.clear()
+        Client(hub.url, tmp_path / "home", "a/b").loaded(commit=OTHER)  # a part is missing: only that is fetched
+        assert hub.paths() == ["model-00002-of-00003.safetensors"]
+
+
+def fill_cache(home, name, commit, files, main=True):
+    """A cache as transformers leaves it behind: links in a snapshot, to blobs named by checksum."""
+    repo = home / "hub" / f"models--{name.replace('/', '--')}"
+    (repo / "snapshots" / commit).mkdir(parents=True)
+    (repo / "blobs").mkdir(exist_ok=True)
+    (repo / "refs").mkdir(exist_ok=True)
+    if main:
+        (repo / "refs/main").write_text(commit)
+    for file, data in files.items():
+        (repo / "blobs" / etag(data)).write_bytes(data)
+        (repo / "snapshots" / commit / file).symlink_to(f"../../blobs/{etag(data)}")
+
+
+REFUSING = "http://127.0.0.1:9"  # nobody listens on the discard port
+
+
+@pytest.mark.parametrize("cached_as", ["gpt2", GPT2])
+@pytest.mark.parametrize("called", ["gpt2", GPT2])
+def test_what_transformers_cached_counts(tmp_path, cached_as, called):
+    fill_cache(tmp_path, cached_as, OTHER, FILES)
+    Client(REFUSING, tmp_path, called, text=TEXT).loaded(commit=OTHER, text=TEXT)
+
+
+def test_the_pinned_commit_is_preferred_in_the_cache(tmp_path):
+    fill_cache(tmp_path, GPT2, OTHER, model_files(seed=1)[0])
+    fill_cache(tmp_path, "gpt2", COMMIT, FILES, main=False)
+    Client(REFUSING, tmp_path).loaded()
+
+
+def test_a_vocabulary_that_is_not_cached_is_fetched_when_asked_for(tmp_path):
+    weights = {file: FILES[file] for file in ("config.json", "model.safetensors")}
+    fill_cache(tmp_path, "gpt2", COMMIT, weights)
+    Client(REFUSING, tmp_path).loaded()  # runs on ids
+    assert "cannot be reached" in Client(REFUSING, tmp_path, text=TEXT).refused_quietly()
+    with serving({GPT2: Repo(COMMIT, FILES)}) as hub:
+        Client(hub.url, tmp_path, text=TEXT).loaded(text=TEXT)
+        assert hub.paths() == ["vocab.json", "merges.txt"]
+    Client(hub.url, tmp_path, text=TEXT).loaded(text=TEXT)
+
+
+def test_a_repository_without_vocabulary_runs_on_ids(tmp_path):
+    with serving({"a/b": Repo(OTHER, model_files(vocabulary=False)[0])}) as hub:
+        Client(hub.url, tmp_path, "a/b").loaded(commit=OTHER)
+        sentence = Client(hub.url, tmp_path, "a/b", text="a").refused_quietly("CheckpointError")
+        assert "has no vocab.json and no merges.txt" in sentence
+
+
+def test_what_is_no_gpt2_is_refused_before_its_weights_are_fetched(tmp_path):
+    bert = FILES | {"config.json": json.dumps(config_fields(CONFIG, model_type="bert")).encode()}
+    pickled = {file: data for file, data in FILES.items() if file != "model.safetensors"} | {"pytorch_model.bin": b"x"}
+    with serving({"a/bert": Repo(OTHER, bert), "a/pickle": Repo(OTHER, pickled)}) as hub:
+        assert "model_type is 'bert'" in Client(hub.url, tmp_path, "a/bert").refused_quietly("CheckpointError")
+        assert hub.paths() == ["config.json"]
+        assert "a pickle" in Client(hub.url, tmp_path, "a/pickle").refused_quietly("CheckpointError")
+        assert "pytorch_model.bin" not in hub.paths()
+
+
+# The Hub cannot be reached
+
+
+def assert_three_ways(sentence, home):
+    assert "openai-community/gpt2" in sentence and str(home) in sentence
+    assert "network" in sentence and "HF_HUB_CACHE" in sentence and "give a folder" in sentence
+
+
+def test_connection_refused(tmp_path):
+    client = Client(REFUSING, tmp_path)
+    sentence = client.refused_quietly()
+    assert REFUSING in sentence and "refused" in sentence
+    assert_three_ways(sentence, tmp_path)
+    assert client.seconds < PATIENCE
+
+
+def test_a_silent_hub_is_noticed_in_time(tmp_path):
+    """Silent: it accepts and says nothing. Trickling: a byte now and then keeps every timeout of the client away."""
+
+    def trickle(request):
+        for byte in b"HTTP/1.1 200 OK\r\nX-Slow: " + b"x" * 60:
+            request.wfile.write(bytes([byte]))
+            time.sleep(0.2)
+        return True
+
+    with socket.create_server(("127.0.0.1", 0)) as silent, serving({}, fault=trickle) as hub:
+        urls = [f"http://127.0.0.1:{silent.getsockname()[1]}", hub.url]
+        for client in [Client(url, tmp_path) for url in urls]:
+            sentence = client.refused_quietly()
+            assert f"no answer within {PATIENCE} seconds" in sentence or "timed out" in sentence
+            assert_three_ways(sentence, tmp_path)
+            assert PATIENCE - 1 < client.seconds < PATIENCE + 1
+
+
+def test_offline(tmp_path):
+    with serving({GPT2: Repo(COMMIT, FILES)}) as hub:
+        sentence = Client(hub.url, tmp_path, HF_HUB_OFFLINE="1").refused_quietly()
+        assert "HF_HUB_OFFLINE is set" in sentence
+        assert_three_ways(sentence, tmp_path)
+        assert hub.requests == []
+
+
+def test_a_page_that_is_not_the_hub(tmp_path):
+    """The login page of a hotel's network answers everything with 200."""
+    with serving({}, fault=lambda request: request.send(b"<html>Welcome!</html>")) as hub:
+        sentence = Client(hub.url, tmp_path).refused_quietly()
+        assert "not the Hub" in sentence
+        assert_three_ways(sentence, tmp_path)
+
+
+# The Hub says no
+
+
+REFUSALS = [
+    (401, {}, "there is no folder 'me/mine' here and .* shows no model 'me/mine'.*401.*hf auth login"),
+    (403, {"X-Error-Code": "GatedRepo"}, "me/mine is open only to those who accept its terms"),
+    (404, {"X-Error-Code": "RepoNotFound"}, "shows no model 'me/mine'.*404.*check the spelling"),
+    (404, {"X-Error-Code": "EntryNotFound"}, "me/mine has no config.json on the Hub"),
+    (429, {"Retry-After": "70"}, "too many requests.*wait 70 seconds"),
+    (429, {}, "too many requests.*wait a few minutes"),
+    (500, {}, "answers 500 .*try again later"),
+]
+
+
+@pytest.mark.parametrize("code, headers, says", REFUSALS)
+def test_a_refusal_is_one_sentence(tmp_path, code, headers, says):
+    with serving({}, fault=lambda request: request.answer(code, **headers)) as hub:
+        client = Client(hub.url, tmp_path, "me/mine")
+        assert re.search(says, client.refused_quietly()), client.err
+        assert client.seconds < PATIENCE + 1
+
+
+def test_a_passing_server_error_is_waited_for(tmp_path):
+    answers = [500, 503]
+    with serving({GPT2: Repo(COMMIT, FILES)}, fault=lambda request: answers and request.answer(answers.pop())) as hub:
+        assert Client(hub.url, tmp_path).loaded().err == ""
+    assert not answers
+
+
+NO_NAMES = ["./gpt2", "/no/such/folder", "models/gpt2/small", "~/gpt2", "a--b", "", " ", "a\0b", "x" * 5000]
+
+
+@pytest.mark.parametrize("name", NO_NAMES)
+def test_a_name_that_can_only_be_a_folder(name):
+    with pytest.raises(CheckpointError, match=f"there is no folder {re.escape(repr(name))}"):
+        load(name)
+
+
+# Something breaks on the way
+
+
+def test_a_cut_transfer_is_resumed(tmp_path):
+    """huggingface_hub asks for the rest, by a range, and keeps what came."""
+    cuts = [25 << 20]
+
+    def cut(request):
+        if cuts and request.is_for("model.safetensors"):
+            return request.send(BIG_FILES["model.safetensors"], stop=cuts.pop())
+
+    with serving({GPT2: Repo(COMMIT, BIG_FILES)}, fault=cut) as hub:
+        Client(hub.url, tmp_path).loaded(BIG_DIGEST)
+        ranges = [asked for _, path, asked in hub.requests if "/cdn/" in path]
+    assert ranges == [None, f"bytes={20 << 20}-"]
+
+
+@pytest.mark.parametrize("then, says", [("is cut again", "broke off"), ("answers 500", "answers 500 when asked for")])
+def test_a_transfer_that_stays_cut_and_the_next_call(tmp_path, then, says):
+    data = FILES["model.safetensors"]
+    tries = []
+
+    def cut(request):
+        if request.is_for("model.safetensors"):
+            tries.append(1)
+            return request.answer(500) if then == "answers 500" and len(tries) > 1 else request.send(data, stop=999)
+
+    with serving({GPT2: Repo(COMMIT, FILES)}, fault=cut) as hub:
+        sentence = Client(hub.url, tmp_path).refused()
+        assert says in sentence and "what has arrived whole is kept" in sentence
+        hub.fault = None
+        hub.requests.clear()
+        Client(hub.url, tmp_path).loaded()
+        assert set(hub.paths()) == {"model.safetensors"}  # so it is: only the rest is fetched
+
+
+@pytest.mark.parametrize(
+    "file, wrong",
+    [("model.safetensors", "bytes"), ("model.safetensors", "size"), ("vocab.json", "bytes"), ("config.json", "bytes")],
+)
+def test_wrong_bytes_are_not_kept(tmp_path, file, wrong):
+    data = FILES[file]
+    bad = data[:-20] if wrong == "size" else data[:-20] + bytes(byte ^ 1 for byte in data[-20:])
+
+    def tamper(request):
+        return request.command == "GET" and request.path.endswith(file) and (
+            file != "model.safetensors" or "/cdn/" in request.path
+        ) and request.send(bad)
+
+    with serving({GPT2: Repo(COMMIT, FILES)}, fault=tamper) as hub:
+        sentence = Client(hub.url, tmp_path).refused_quietly()
+        assert ("checksum" if wrong == "bytes" else "Consistency check failed") in sentence
+        assert not [path for path in tmp_path.rglob(file) if path.is_file()]
+        hub.fault = None
+        Client(hub.url, tmp_path, text=TEXT).loaded(text=TEXT)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "overwritten with NaN"])
+def test_a_damaged_cache_heals(tmp_path, damage):
+    with serving({GPT2: Repo(COMMIT, FILES)}) as hub:
+        Client(hub.url, tmp_path).loaded()
+        [blob] = tmp_path.rglob(etag(FILES["model.safetensors"]))
+        blob.write_bytes(blob.read_bytes()[:-100] + (b"" if damage == "truncated" else b"\xff" * 100))
+        sentence = Client(hub.url, tmp_path).refused_quietly("CheckpointError")
+        assert "removed model.safetensors: run again" in sentence
+        Client(hub.url, tmp_path).loaded()
+
+
+def test_a_checkpoint_that_is_wrong_on_the_hub_is_not_removed(tmp_path):
+    bad = FILES | {"config.json": json.dumps(config_fields(CONFIG, n_layer=4)).encode()}
+    with serving({GPT2: Repo(COMMIT, bad)}) as hub:
+        for _ in range(2):
+            sentence = Client(hub.url, tmp_path).refused_quietly("CheckpointError")
+            assert "config.json says n_layer = 4, the weights 3" in sentence and "removed" not in sentence
+        assert hub.paths().count("config.json") == 1
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux") or os.geteuid(), reason="only root on Linux can mount a disk")
+@pytest.mark.parametrize("stated", [True, False], ids=["size stated", "size unknown"])
+def test_a_full_disk(tmp_path, stated):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", disk], capture_output=True).returncode:
+        pytest.skip("no small disk can be mounted here")
+
+    def unstated(request):  # without a size, the client learns of the full disk only when it is full
+        if stated or not request.path.endswith("/model.safetensors") or "/cdn/" in request.path:
+            return False
+        stored_as = etag(BIG_FILES["model.safetensors"])
+        cdn = f"http://localhost:{request.server.server_port}/cdn/{stored_as}/model.safetensors"
+        return request.answer(302, Location=cdn, **{"X-Linked-Etag": f'"{stored_as}"', "X-Repo-Commit": COMMIT})
+
+    try:
+        with serving({GPT2: Repo(COMMIT, BIG_FILES)}, fault=unstated) as hub:
+            sentence = Client(hub.url, disk).refused_quietly()
+            assert f"the disk of {disk}/hub is too full" in sentence and "make room" in sentence
+            subprocess.run(["mount", "-o", "remount,size=80m", disk], check=True)
+            Client(hub.url, disk).loaded(BIG_DIGEST)
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
+
+
+def slow(request):
+    return request.is_for("model.safetensors") and request.send(BIG_FILES["model.safetensors"], pause=0.02)
+
+
+def test_two_at_once(tmp_path):
+    with serving({GPT2: Repo(COMMIT, BIG_FILES)}, fault=slow) as hub:
+        for client in [Client(hub.url, tmp_path), Client(hub.url, tmp_path)]:
+            client.loaded(BIG_DIGEST)
+        Client(hub.url, tmp_path).loaded(BIG_DIGEST)
+
+
+def test_interrupted_and_again(tmp_path):
+    with serving({GPT2: Repo(COMMIT, BIG_FILES)}, fault=slow) as hub:
+        client = Client(hub.url, tmp_path)
+        while not any("/cdn/" in path for _, path, _ in hub.requests):
+            time.sleep(0.05)
+        time.sleep(0.2)
+        assert list(tmp_path.rglob("*.incomplete"))
+        client.process.send_signal(signal.SIGINT)
+        client.end()
+        assert client.process.returncode == -signal.SIGINT and client.out == ""
+        assert not list(tmp_path.rglob("*.incomplete")) and not list(tmp_path.rglob("model.safetensors"))
+        hub.fault = None
+        Client(hub.url, tmp_path).loaded(BIG_DIGEST)
+
+
+def test_killed_and_again(tmp_path):
+    """Power fails: nothing is cleaned up, and the next call must not take what lies there for a model."""
+    with serving({GPT2: Repo(COMMIT, BIG_FILES)}, fault=slow) as hub:
+        client = Client(hub.url, tmp_path)
+        while not any("/cdn/" in path for _, path, _ in hub.requests):
+            time.sleep(0.05)
+        time.sleep(0.2)
+        client.process.kill()
+        client.end()
+        hub.fault = None
+        Client(hub.url, tmp_path).loaded(BIG_DIGEST)
