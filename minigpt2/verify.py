@@ -1,0 +1,233 @@
+"""Prove an installation against the real GPT-2 small: `python -m minigpt2.verify [--model NAME_OR_FOLDER]`.
+
+Prints each fact with what is expected, what this model gives, the difference, the tolerance that the source permits,
+the source and a verdict; then what is to blame, if anything is off. The exit code is 0 if no fact fails, 1 if one does
+or the model cannot be loaded, 2 for a wrong command line. A kind that cannot be checked here (an optional package, a
+folder without vocabulary) is skipped, says so, and fails nothing; if nothing at all could be checked, the code is 1.
+It takes about a minute of one core.
+
+The facts are in facts/, one function for each kind in facts/checks.py. This is a command: nothing imports it, which is
+why it may reach up into `patching` for the matrices (in `checks`, and nowhere else).
+"""
+
+import argparse
+import json
+import sys
+import textwrap
+from collections import Counter
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+
+from . import facts as f
+from .facts import checks as c
+from .gpt2 import GPT2
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(prog="python -m minigpt2.verify", description=__doc__.split(":")[0])
+    parser.add_argument("--model", default="gpt2", metavar="NAME_OR_FOLDER", help="default: gpt2")
+    parser.add_argument("--only", action="append", metavar="KIND", help=f"of {', '.join(f.KINDS)}; may be repeated")
+    parser.add_argument("--facts", default=f.HERE / "gpt2.json", metavar="FILE", help="default: the real GPT-2 small's")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON instead of a table")
+    options = parser.parse_args(arguments)
+    kinds = options.only or list(f.KINDS)
+    if unknown := [kind for kind in kinds if kind not in f.KINDS]:
+        parser.error(f"there is no kind {unknown[0]!r} of facts: choose of {', '.join(f.KINDS)}")
+    try:
+        facts = f.load_facts(options.facts)
+    except f.FactsError as error:
+        parser.error(str(error))
+    try:
+        subject = load_subject(options.model, facts)
+        results = verify(subject, facts, kinds)
+        return (report_json if options.json else report_table)(results, subject, facts, options.facts)
+    except (ValueError, OSError) as error:  # what a model's files, its cache and the network can bring
+        print(f"verify: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def load_subject(name, facts):
+    """Load the model as GPT2.from_pretrained does, and keep where its files are; refuse one of another size."""
+    from .errors import CheckpointError
+    from .weights import load
+
+    config, weights, source = load(name)
+    folder = vocabulary_folder = source.folder
+    if source.revision is not None:
+        from . import hub
+
+        vocabulary_folder = hub.vocabulary(source.name, folder)
+    sizes = {size: (getattr(config, size), n) for size, n in facts["sizes"].items()}
+    if other := ", ".join(f"{size} {has}, not {n}" for size, (has, n) in sizes.items() if has != n):
+        raise CheckpointError(f"{name} is not the model that the facts are about (it has {other}): give its own facts file")
+    model = GPT2(config, weights, source.tokenizer, source.name, source.revision)
+    return c.Subject(model, folder, vocabulary_folder)
+
+
+def checks():
+    """The function for each kind."""
+    from patching.facts import check_patching  # above this package; see the module's docstring
+
+    return {kind: getattr(c, f"check_{kind}", check_patching) for kind in f.KINDS}
+
+
+def verify(subject, facts, kinds=tuple(f.KINDS)):
+    """Yield a Check for every fact of some kinds, in the order of cause."""
+    functions = checks()
+    everything = facts["token_ids"][:1] and {"texts": f.texts(facts), "source": facts["token_ids"][0]["source"]}
+    for kind in (kind for kind in f.KINDS if kind in kinds):
+        for entry in facts[kind] + ([everything] if kind == "token_ids" and everything else []):
+            about = entry.get("text") or entry.get("clean") or ""
+            try:
+                for check in functions[kind](subject, entry, facts):
+                    yield replace(check, about=about)
+            except (ValueError, FloatingPointError) as error:  # the model's or the tokenizer's own sentence
+                yield replace(f.failed(kind, kind.replace("_", " "), entry["source"], str(error)), about=about)
+
+
+NUMBERS = ("next_token", "logit_differences", "losses", "log_probabilities", "greedy", "head_ablation")
+
+
+def culprits(results):
+    """What is to blame, as sentences: the first cause in the vocabulary and in the model; where both are right, in the
+    patching; where that is right too, in a file that matters to neither."""
+    failed = {kind: [check for check in results if check.kind == kind and check.verdict == "FAILS"] for kind in f.KINDS}
+    files = {check.fact.split(",")[0]: check.message for check in failed["files"]}
+    vocabulary = [files.pop(name) for name in ("merges.txt", "vocab.json") if name in files]
+    vocabulary += [check.message for check in failed["token_ids"][:1]]
+
+    tensors, off = failed["tensors"], first_activation(results)
+    numbers = [check for kind in NUMBERS for check in failed[kind]]
+    if vocabulary:  # a continuation that is stated as a text reads it
+        numbers = [check for check in numbers if check.kind != "greedy" or isinstance(check.expected, list)]
+    model = [check.message for check in tensors[:1]]
+    if len(tensors) > 1:
+        model[0] += f" (and {len(tensors) - 1} more of {sum(check.kind == 'tensors' for check in results)})"
+    if off:
+        model.append(off)
+    elif numbers and not tensors:
+        seen = any(check.kind == "activations" for check in results)
+        text = f" (text: {f.short(numbers[0].about, 60)!r})" if numbers[0].about else ""
+        before = "all stated activations hold, but not this" if seen else "the first that fails is"
+        model.append(f"{before}: {numbers[0].message}{text}")
+    if (model or numbers) and "config.json" in files:
+        model.insert(0, files["config.json"])
+
+    found = ["; ".join(part) for part in (vocabulary, model) if part]
+    if failed["patching"] and not model:
+        found.append(patching_culprit(failed["patching"]))
+    return found or list(files.values())
+
+
+PARTS = {
+    "attn_out": "its attention (ln_1, c_attn, the pattern, attn.c_proj) or the embedding it reads",
+    "mlp_out": "its MLP (ln_2, c_fc, the tanh GELU, mlp.c_proj)",
+    "resid_post": "the sums that make the stream",
+    "logits": "the final layer norm or the unembedding",
+}
+
+
+def first_activation(results):
+    """A sentence on the first activation that is off, in the order of the data flow."""
+    held = "nothing before it is stated"
+    for check in (check for check in results if check.kind == "activations"):
+        name = check.fact.split(" ")[0]
+        if check.verdict == "FAILS":
+            part = next((sentence for word, sentence in PARTS.items() if name.startswith(word)), "")
+            return f"the first activation that is off is {name} ({held}): look at {part}" if part else check.message
+        held = f"{name} holds"
+    return ""
+
+
+def patching_culprit(failed):
+    plain, one_pass = ([check.message for check in failed if check.fact.startswith(w)] for w in ("plain", "one-pass"))
+    if one_pass and not plain:
+        return f"the one-pass sweep (patching/sweep.py), since the plain sweep holds: {one_pass[0]}"
+    if plain and not one_pass:
+        return f"the plain sweep (patching/sweep.py), since the one-pass sweep holds: {plain[0]}"
+    if plain:
+        return f"the patch itself (patching/sites.py), since both sweeps are off and the model is not: {plain[0]}"
+    return failed[0].message
+
+
+def summary(results):
+    counts = Counter(check.verdict for check in results)
+    n = counts["holds"] + counts["FAILS"]
+    text = f"all {n} facts hold" if n else "nothing was checked"
+    if counts["FAILS"]:
+        text = f"{counts['FAILS']} of {n} facts fail"
+    return text + (f"; {counts['skipped']} skipped" if counts["skipped"] else "")
+
+
+def exit_code(results):
+    return 0 if {check.verdict for check in results} & {"holds", "FAILS"} == {"holds"} else 1
+
+
+def report_json(results, subject, facts, path):
+    results = list(results)
+    report = {
+        "model": subject.model.name,
+        "revision": subject.model.revision,
+        "folder": str(subject.folder),
+        "facts": str(path),
+        "holds": exit_code(results) == 0,
+        "summary": summary(results),
+        "culprits": culprits(results),
+        "sources": facts["sources"],
+        "checks": [check.as_json() for check in results],
+    }
+    print(json.dumps(report, indent=1, allow_nan=False, ensure_ascii=False))
+    return exit_code(results)
+
+
+ROW = "{:7} {:43} {:>13} {:>13} {:>10} {:>9} {}"
+
+
+def report_table(results, subject, facts, path):
+    """Print each kind as soon as it is checked."""
+    model, seen = subject.model, []
+    print(f"{Path(path).name} against {model.name}" + (f" at {model.revision}" if model.revision else ""))
+    print(ROW.format("verdict", "fact", "expected", "got", "difference", "tolerance", "source"))
+    for kind, some in groupby(results, key=lambda check: check.kind):
+        print(f"\n{kind.replace('_', ' ')}")
+        about = ""
+        if kind == "tensors":
+            some = list(some)
+            print_held_tensors([check for check in some if check.verdict == "holds"])
+        for check in some:
+            seen.append(check)
+            if check.about != about and kind != "token_ids":
+                about = check.about
+                print(" " * 8 + (f.short(about, 110) or "together"))
+            if kind != "tensors" or check.verdict != "holds":
+                print_check(check)
+    print("\nsources")
+    for name in dict.fromkeys(check.source for check in seen):
+        source = facts["sources"][name]
+        print(textwrap.fill(f"{name}: {source['where']} ({source['stated']})", 118, subsequent_indent="    "))
+    print()
+    for line in culprits(seen):
+        print(textwrap.fill(f"culprit: {line}", 118, subsequent_indent="    "))
+    print(summary(seen))
+    return exit_code(seen)
+
+
+def print_held_tensors(held):
+    if held:
+        print(ROW.format("holds", f"CRC32C of {len(held)} tensors, each", "equal", "equal", "", "", held[0].source))
+
+
+def print_check(check):
+    difference = "" if check.difference is None else f"{check.difference:.1e}"
+    tolerance = "" if check.tolerance is None else f"{check.tolerance:.1e}"
+    shown = (f.short(text, 13) for text in check.shown)
+    print(ROW.format(check.verdict, f.short(check.fact, 43), *shown, difference, tolerance, check.source), flush=True)
+    if check.message not in ("", check.fact):
+        print(textwrap.fill(check.message, 118, initial_indent="        ", subsequent_indent="        "))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
