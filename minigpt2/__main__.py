@@ -1,0 +1,194 @@
+"""`python -m minigpt2 "text"`: what comes next, the text continued, and pictures of what happens inside."""
+
+import argparse
+import codecs
+import os
+import sys
+import unicodedata
+
+DESCRIPTION = "Shows what GPT-2 expects next, continues a text, and draws what happens inside."
+EXAMPLES = """examples:
+  python -m minigpt2 "Michelle Jones was a top-notch student. Michelle"
+  python -m minigpt2 "The dog" --generate 30
+  python -m minigpt2 "The dog" --generate 30 --temperature 0.8 --top-p 0.95 --seed 1
+  python -m minigpt2 "The dog" --tokens
+  python -m minigpt2 "When Mary and John went to the store, John gave a drink to" \\
+      --lens lens.png --attribution " Mary" " John" attribution.png --pattern 9 9 pattern.png
+
+Without --model this is gpt2 or, where that can be neither found nor fetched, the small bundled model.
+Without --generate, --tokens or a picture, the table of next tokens is printed.
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise ValueError(f"{message} (python -m minigpt2 --help shows how)")
+
+
+def parser():
+    p = Parser(
+        prog="python -m minigpt2", description=DESCRIPTION, epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    )  # fmt: skip
+    p.add_argument("text", help="the text to read; a space belongs to the word behind it")
+    p.add_argument("--model", metavar="NAME_OR_FOLDER", help='a model on the Hugging Face Hub, a folder, or "bundled"')
+    p.add_argument("--top", type=int, metavar="N", help="print the table of the N likeliest next tokens (20)")
+    p.add_argument("--tokens", action="store_true", help="print the tokens that the text is cut into")
+    g = p.add_argument_group("continuing the text")
+    g.add_argument("--generate", type=int, metavar="N", help="continue the text by N tokens, printed as they come")
+    g.add_argument("--temperature", type=float, metavar="T", help="0: the likeliest (default); higher: freer")
+    g.add_argument("--top-k", type=int, metavar="K", help="draw from the K likeliest (at temperature 1 unless given)")
+    g.add_argument("--top-p", type=float, metavar="P", help="draw from the fewest that hold probability P (likewise)")
+    g.add_argument("--seed", type=int, metavar="N", help="draw the same text again (likewise)")
+    g = p.add_argument_group("pictures (.png, .pdf, .svg)")
+    g.add_argument("--lens", metavar="OUT", help="logit lens: what each layer would predict")
+    g.add_argument(
+        "--attribution", nargs=3, metavar=("PLUS", "MINUS", "OUT"), help="who wrote logit(PLUS) - logit(MINUS)"
+    )
+    g.add_argument("--pattern", nargs=3, metavar=("LAYER", "HEAD", "OUT"), help="where one attention head looks")
+    return p
+
+
+def main(arguments=None):
+    args = parser().parse_args(arguments)
+    sampling = {"--temperature": args.temperature, "--top-k": args.top_k, "--top-p": args.top_p, "--seed": args.seed}
+    for option, value in sampling.items():
+        if value is not None and args.generate is None:
+            raise ValueError(f"{option} is about how a text is continued: give --generate N as well")
+    pictures = [paths[-1] for paths in ([args.lens], args.attribution, args.pattern) if paths and paths[-1]]
+    if args.pattern:
+        args.pattern[:2] = index(args.pattern[0], "layer"), index(args.pattern[1], "head")
+    if pictures:
+        from .pictures import check_picture
+
+        for path in pictures:
+            check_picture(path)
+
+    from .fallback import load_or_bundled
+
+    model = load_or_bundled(args.model)
+    tokens = model.encode(args.text)
+    if not tokens:
+        raise ValueError("the text is empty: give at least one character")
+    if args.tokens:
+        print_tokens(model, tokens)
+    if args.generate is not None:
+        print_continued(model, args.text, tokens, args)
+    table = args.top is not None or not (args.tokens or args.generate is not None or pictures)
+    if table or pictures:
+        run = model.run(tokens)
+    if table:
+        print_next(model, run.resid_post[-1, -1], 20 if args.top is None else args.top)
+    if pictures:
+        draw(run, args)
+
+
+def index(text, what):
+    if not text.isdecimal():
+        raise ValueError(f"--pattern takes the numbers of a layer and of a head, and {text!r} is no {what}'s")
+    return int(text)
+
+
+# Text
+
+
+def print_next(model, resid, top):
+    """Print the likeliest next tokens. resid is the last position's stream behind the last block, [n_embd]."""
+    if not 1 <= top <= model.config.n_vocab:
+        raise ValueError(f"--top must be from 1 to the {model.config.n_vocab} tokens of {model.name}, got {top}")
+    from .lens import labels, likeliest
+    from .model import softmax
+
+    logits = model.resume(resid[None], model.config.n_layer)  # [1, n_vocab]
+    best, p = likeliest(logits, top)[0], softmax(logits)[0]
+    named = enumerate(zip(best, labels(model, best)), start=1)
+    rows = [(str(i), str(token), label, f"{p[token]:.4f}") for i, (token, label) in named]
+    print_table(("Position", "Token index", "Token", "Probability"), rows, left=2)
+
+
+def print_tokens(model, tokens):
+    rows = [(str(i), str(t), label) for i, (t, label) in enumerate(zip(tokens, model.tokenizer.visible_tokens(tokens)))]
+    print_table(("Position", "Token index", "Token"), rows, left=2)
+
+
+def print_table(names, rows, left):
+    """Print columns that line up, numbers to the right, column `left` to the left."""
+    widths = [max(map(width, column)) for column in zip(names, *rows)]
+    for row in (names, *rows):
+        cells = []
+        for i, (text, wide) in enumerate(zip(row, widths)):
+            space = " " * (wide - width(text))
+            cells.append(text + space if i == left else space + text)
+        print("  ".join(cells).rstrip())
+
+
+def width(text):
+    """The columns that text takes in a terminal: two for East Asian wide characters and emoji, none for marks."""
+    shown = [c for c in text if unicodedata.category(c) not in ("Mn", "Me", "Cf")]
+    return len(shown) + sum(unicodedata.east_asian_width(c) in "WF" for c in shown)
+
+
+def print_continued(model, text, tokens, args):
+    """Print the text and, as they come, the new tokens: whole characters only, though a token may end inside one."""
+    from .generate import generate
+
+    greedy = args.top_k is args.top_p is args.seed is None
+    temperature = args.temperature if args.temperature is not None else float(not greedy)
+    new = generate(model, tokens, args.generate, temperature, args.top_k, args.top_p, args.seed)
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    write(text)
+    for token in new:
+        write(decoder.decode(model.tokenizer.token_bytes(token)))
+    write(decoder.decode(b"", final=True) + "\n")
+
+
+def write(text):
+    if sys.stdout.isatty():  # a control character in the text must not reach the terminal as a command
+        text = "".join(c if c in "\n\t" or unicodedata.category(c) != "Cc" else repr(c)[1:-1] for c in text)
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+# Pictures
+
+
+def draw(run, args):
+    from . import pictures
+    from .lens import direct_logit_attribution, logit_lens
+
+    if args.lens:
+        pictures.write(pictures.lens_figure(logit_lens(run)), args.lens)
+        print(args.lens)
+    if args.attribution:
+        plus, minus, path = args.attribution
+        attribution = direct_logit_attribution(run, plus, minus)
+        pictures.write(pictures.attribution_figure(attribution), path)
+        print(f"{path}: {attribution}")
+    if args.pattern:
+        layer, head, path = args.pattern
+        pictures.write(pictures.pattern_figure(run, layer, head), path)
+        print(path)
+
+
+def guarded(main):
+    """Run main() and return the exit status: an error that a user can cause is one line on stderr."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 shows "\u2423" rather than failing
+    try:
+        main()
+        sys.stdout.flush()
+        return 0
+    except BrokenPipeError:  # the reader has seen enough, as in "| head"
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, FloatingPointError, MemoryError) as error:
+        print(f"error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main))

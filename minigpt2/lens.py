@@ -1,0 +1,176 @@
+"""Reading the residual stream in the vocabulary's terms, from one Run and without another forward pass.
+
+logit_lens asks of every layer and position: which token would the model predict if it stopped here? Source:
+nostalgebraist 2020, "interpreting GPT: the logit lens". direct_logit_attribution asks who wrote the answer: the stream
+is a sum, and with the final layer norm's scale held fixed the logits are linear in it, so a difference of two logits is
+a sum over everything that wrote into the stream. Source: Elhage et al. 2021, "A Mathematical Framework for Transformer
+Circuits".
+
+Both say what is written directly into the last layer norm, not what a layer does through those above it: that is
+patching's question. pictures.py draws all of this.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from . import model as m
+from .gpt2 import Run, read_only
+
+
+def labels(model, tokens):
+    """A visible string for each token: from the vocabulary, or the ids themselves for a model without one."""
+    try:
+        return model.tokenizer.visible_tokens(tokens)
+    except ValueError:
+        return [str(token) for token in tokens]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class LogitLens:
+    """The predictions at every depth: row 0 is the embedding, row i + 1 layer i's resid_post, the last the model's."""
+
+    run: Run
+    top_tokens: np.ndarray  # [n_layer + 1, n_seq, top], likeliest first
+    top_logits: np.ndarray  # [n_layer + 1, n_seq, top]
+    top_probabilities: np.ndarray  # [n_layer + 1, n_seq, top]
+    chosen: tuple  # token ids
+    chosen_logits: np.ndarray  # [n_layer + 1, n_seq, len(chosen)]
+    chosen_probabilities: np.ndarray  # [n_layer + 1, n_seq, len(chosen)]
+    logits: np.ndarray | None  # [n_layer + 1, n_seq, n_vocab] if asked for
+
+    def __repr__(self):
+        n_depths, n_seq, top = self.top_tokens.shape
+        ends = ", ".join(map(repr, labels(self.run.model, self.top_tokens[:, -1, 0])))
+        return f"LogitLens({n_depths} depths x {n_seq} positions, top {top}; at the last position: {ends})"
+
+
+def logit_lens(run, top=1, chosen=(), keep_logits=False, rows=128):
+    """Unembed the stream of every layer: the final layer norm and wte, as if the layers above did not exist.
+
+    Keeps the `top` likeliest tokens of each cell and the logits of the `chosen` token ids. keep_logits keeps all logits
+    (n_vocab numbers a cell: 28 MB for 11 tokens of GPT-2 small, 2.7 GB for 1024); without it no more than `rows` cells'
+    logits are held at a time. Raises ValueError for tokens that the model does not have.
+    """
+    model, c = run.model, run.model.config
+    if not 1 <= top <= c.n_vocab:
+        raise ValueError(f"top must be from 1 to n_vocab = {c.n_vocab}, got {top}")
+    chosen = model.check_tokens(chosen).tolist() if len(chosen) else []
+    stream = np.concatenate([run.resid_pre[:1], run.resid_post])  # [n_layer + 1, n_seq, n_embd]
+    cells = stream.reshape(-1, c.n_embd)
+    kept = {
+        "top_tokens": np.empty((len(cells), top), np.int64),
+        "top_logits": np.empty((len(cells), top), model.dtype),
+        "top_probabilities": np.empty((len(cells), top), model.dtype),
+        "chosen_logits": np.empty((len(cells), len(chosen)), model.dtype),
+        "chosen_probabilities": np.empty((len(cells), len(chosen)), model.dtype),
+    }
+    if keep_logits:
+        kept["logits"] = np.empty((len(cells), c.n_vocab), model.dtype)
+    for start in range(0, len(cells), rows):
+        at = slice(start, start + rows)
+        logits = m.unembed(cells[at], model.weights.ln_f, model.weights.wte, c.layer_norm_epsilon)  # [rows, n_vocab]
+        probabilities = m.softmax(logits)
+        best = likeliest(logits, top)  # [rows, top]
+        kept["top_tokens"][at] = best
+        for what, numbers in (("logits", logits), ("probabilities", probabilities)):
+            kept[f"top_{what}"][at] = np.take_along_axis(numbers, best, axis=-1)
+            kept[f"chosen_{what}"][at] = numbers[:, chosen]
+        if keep_logits:
+            kept["logits"][at] = logits
+    shaped = {name: read_only(array.reshape(*stream.shape[:2], -1)) for name, array in kept.items()}
+    return LogitLens(run, chosen=tuple(chosen), logits=shaped.pop("logits", None), **shaped)
+
+
+def likeliest(logits, top):
+    """The ids of the `top` largest logits of each row, largest first; the smaller id first where two are equal."""
+    if top == 1:
+        return np.argmax(logits, axis=-1)[..., None]
+    at_least = np.partition(logits, -top, axis=-1)[..., -top, None]
+    best = np.empty((len(logits), top), np.int64)
+    for row, (values, least) in enumerate(zip(logits, at_least)):
+        ids = np.flatnonzero(values >= least)
+        best[row] = ids[np.argsort(-values[ids], kind="stable")][:top]
+    return best
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Attribution:
+    """What everything that wrote into one position's stream adds to logit(plus) - logit(minus).
+
+    embedding, position_embedding, heads, attn_bias, mlp and ln_f_bias sum to `total`, the model's own logit difference.
+    """
+
+    run: Run
+    plus: int
+    minus: int
+    position: int
+    total: float
+    embedding: float  # the token's row of wte
+    position_embedding: float  # the position's row of wpe
+    heads: np.ndarray  # [n_layer, n_head]: each head's z through its rows of c_proj
+    attn_bias: np.ndarray  # [n_layer]: c_proj's bias, which belongs to no head
+    mlp: np.ndarray  # [n_layer]
+    ln_f_bias: float
+
+    def __repr__(self):
+        terms = sorted(self.terms, key=lambda term: -abs(term[1]))[:4]
+        largest = ", ".join(f"{name} {value:+.2f}" for name, value in terms)
+        return f"Attribution({self.question} = {self.total:+.3f} at position {self.position}; largest: {largest})"
+
+    @property
+    def question(self):
+        plus, minus = labels(self.run.model, [self.plus, self.minus])
+        return f"logit({plus}) - logit({minus})"
+
+    @property
+    def attn(self):
+        """Each layer's attention, [n_layer]: its heads and its bias."""
+        return self.heads.sum(axis=1) + self.attn_bias
+
+    @cached_property
+    def terms(self):
+        """Every term with a name, in the order in which the stream receives them; they sum to `total`."""
+        terms = [("token embedding", self.embedding), ("position embedding", self.position_embedding)]
+        for layer, heads in enumerate(self.heads):
+            terms += [(f"head {layer}.{head}", float(value)) for head, value in enumerate(heads)]
+            terms += [(f"attn {layer} bias", float(self.attn_bias[layer])), (f"mlp {layer}", float(self.mlp[layer]))]
+        return [*terms, ("ln_f bias", self.ln_f_bias)]
+
+
+def direct_logit_attribution(run, plus, minus, position=-1):
+    """Take logit(plus) - logit(minus) at one position apart into what each part of the model wrote, exactly.
+
+    plus and minus are token ids, or texts of one token each. The final layer norm is (x - mean) / s * weight + bias;
+    with the run's own s ("frozen") it is linear in x, and so is the product with the answer direction,
+    wte[plus] - wte[minus]. Raises ValueError for a token or a position that is not there.
+    """
+    model, c, weights = run.model, run.model.config, run.model.weights
+    plus, minus = (model.tokenizer.single_token(token) if isinstance(token, str) else token for token in (plus, minus))
+    plus, minus = model.check_tokens([plus, minus]).tolist()
+    if plus == minus:
+        raise ValueError(f"plus and minus are both token {plus}: attribution compares two different tokens")
+    n_seq = len(run.tokens)
+    if not -n_seq <= position < n_seq:
+        raise ValueError(f"there is no position {position}: the text has positions 0 to {n_seq - 1}")
+    position %= n_seq
+
+    resid = run.resid_post[-1, position]
+    direction = weights.wte[plus] - weights.wte[minus]  # [n_embd]
+    s = np.sqrt(resid.var() + c.layer_norm_epsilon)
+    reads = weights.ln_f.weight * direction
+    reads = (reads - reads.mean()) / s  # taking the mean off x, or off what reads x, is the same
+
+    rows = [h.attn.c_proj.weight @ reads for h in weights.h]  # n_layer of [n_embd]: what each column of z adds
+    z = run.z[:, :, position]  # [n_layer, n_head, d_head]
+    total = m.layer_norm(resid, *weights.ln_f, c.layer_norm_epsilon) @ direction
+    return Attribution(
+        run, plus, minus, position, float(total),
+        embedding=float(weights.wte[run.tokens[position]] @ reads),
+        position_embedding=float(weights.wpe[position] @ reads),
+        heads=read_only((z * np.reshape(rows, z.shape)).sum(axis=-1)),
+        attn_bias=read_only(np.array([h.attn.c_proj.bias @ reads for h in weights.h])),
+        mlp=read_only(run.mlp_out[:, position] @ reads),
+        ln_f_bias=float(weights.ln_f.bias @ direction),
+    )  # fmt: skip
