@@ -8,7 +8,6 @@ off. Read sweep.py for the exact values.
 
 import numpy as np
 
-from minigpt2 import model as m
 from minigpt2.backward import activation_gradients
 
 from .plan import Plan

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from minigpt2 import model as m
+from minigpt2.gpt2 import check_finite, quiet
 
 from .plan import Plan
 
@@ -49,7 +50,9 @@ def sweep(model, pair, site="resid_post", *, keep_logits=False, progress=None, *
     done = 0
     for batch in batches(plan):
         arrivals = [arrival for patch in batch if (arrival := arrive(plan, patch))]
-        for some, resid in in_groups(*one_pass(model, plan.base, arrivals)):
+        with quiet():  # check_finite speaks instead
+            carried = one_pass(model, plan.base, arrivals)
+        for some, resid in in_groups(*carried):
             for arrival, logits in zip(some, plan.logits(resid, tokens)):
                 record(result, arrival.patch, plan.metric, logits, tokens)
         done += len(batch)
@@ -108,6 +111,7 @@ def one_pass(model, base, arrivals):
             streams.rows += m.linear(np.concatenate(z), *h.attn.c_proj)
         if streams.join(a for a in arrivals if (a.layer, a.at) == (layer, "resid_mid")):
             streams.rows += m.mlp(m.layer_norm(streams.rows, *h.ln_2, eps), *h.mlp)
+            check_finite(streams.rows, f"overflowed {model.dtype} in layer {layer}")
     streams.join(a for a in arrivals if a.layer == c.n_layer)
     return streams.members, streams.rows
 

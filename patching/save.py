@@ -1,0 +1,216 @@
+"""A result on disk: one .npz that load() reads back, and the same as .json to read and as .csv for a spreadsheet.
+
+Nothing is pickled, in either direction: the .npz holds `values` (and `logits`) as plain arrays and everything else as
+JSON text. Every file is written under a temporary name in its folder and moved into place, so that an interrupted
+command leaves the old file as it was.
+"""
+
+import csv
+import io
+import json
+import os
+import platform
+import tempfile
+import zipfile
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from .prompts import PairTokens
+from .result import Result
+from .sites import SITES
+
+FORMAT = 1
+ARRAYS = ("values", "logits")
+SUFFIXES = (".npz", ".json", ".csv")
+KINDS = {  # of every other field of Result as JSON has it; the check of a file that someone may have edited
+    "clean_value": float,
+    "corrupted_value": float,
+    "axes": dict,
+    "site": str,
+    "direction": str,
+    "metric": str,
+    "unit": str,
+    "alpha": float,
+    "tokens": dict,
+    "clean_labels": list,
+    "corrupted_labels": list,
+    "answer_labels": list,
+    "model": str,
+    "revision": (str, type(None)),
+    "method": str,
+}
+
+
+def save(result, path, command=None):
+    """Write result to path with the suffixes .npz, .json and .csv, and return the path of the .npz.
+
+    command, a string, is kept as what made it. Raises OSError where the folder cannot be written.
+    """
+    about = {name: getattr(result, name) for name in KINDS} | {"tokens": result.tokens._asdict()}
+    about |= {"format": FORMAT, "command": command, "versions": versions()}
+    arrays = {"values": result.values} | ({} if result.logits is None else {"logits": result.logits})
+    text = json.dumps(about, ensure_ascii=False, default=plain)
+    npz, json_path, csv_path = paths(path)
+    with replacing(npz) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, about=np.array(text), **arrays)
+    with replacing(json_path) as temporary:
+        temporary.write_text(readable(about | {"values": result.values.tolist()}), encoding="utf-8")
+    with replacing(csv_path) as temporary:
+        temporary.write_text(
+            spreadsheet(result), encoding="utf-8-sig", newline=""
+        )  # the mark by which Excel sees UTF-8
+    return npz
+
+
+def readable(about):
+    """JSON with a line for each field, and for each row of the values."""
+    dumped = {name: json.dumps(value, ensure_ascii=False, default=plain) for name, value in about.items()}
+    dumped["values"] = dumped["values"].replace("], [", "],\n  [")
+    return "{\n" + ",\n".join(f' "{name}": {text}' for name, text in dumped.items()) + "\n}\n"
+
+
+def plain(value):
+    """NumPy's numbers as JSON's."""
+    return value.item()
+
+
+def paths(path):
+    """The three paths of a saved result, for a path with or without one of the suffixes."""
+    path = Path(path)
+    stem = path.name.removesuffix(path.suffix) if path.suffix in SUFFIXES else path.name
+    return [path.with_name(stem + suffix) for suffix in SUFFIXES]
+
+
+def spreadsheet(result):
+    """The values as CSV text: a row for each layer (and head), a column for each entry of the last axis."""
+    *row_axes, last = result.axes
+    out = io.StringIO()
+    write = csv.writer(out).writerow
+    write([*row_axes, *(axis_label(result, last, i) for i in result.axes[last])] if row_axes else [last, result.unit])
+    if not row_axes:
+        for i, value in zip(result.axes[last], result.values.tolist()):
+            write([i, repr(value)])
+        return out.getvalue()
+    for index in np.ndindex(result.values.shape[:-1]):
+        places = [result.axes[axis][i] for axis, i in zip(row_axes, index)]
+        write([*places, *map(repr, result.values[index].tolist())])
+    return out.getvalue()
+
+
+def axis_label(result, axis, index):
+    """How one entry of an axis is called: its number, and at a position its token, or both tokens where they differ."""
+    if axis not in ("position", "source"):
+        return f"{axis} {index}"
+    clean, corrupted = result.clean_labels[index], result.corrupted_labels[index]
+    same = result.tokens.clean[index] == result.tokens.corrupted[index]
+    return f"{index} {clean}" if same else f"{index} {clean} → {corrupted}"
+
+
+def versions():
+    return {"python": platform.python_version(), "numpy": np.__version__, "platform": platform.platform()}
+
+
+def load(path):
+    """Read a Result from a .npz that save() wrote. Raises ValueError for a file that is not one, OSError for none."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            about = json.loads(str(file["about"][()]))
+            arrays = {name: file[name] for name in ARRAYS if name in file}
+    except (zipfile.BadZipFile, KeyError, ValueError, TypeError, AttributeError, EOFError) as error:
+        raise ValueError(f"{path} is not a result that patching.save wrote ({error})") from None
+    fault = find_fault(about, arrays)
+    if fault:
+        raise ValueError(f"{path} is not a whole result: {fault}; make it again with python -m patching.demo --save")
+    fields = {name: about[name] for name in KINDS}
+    for name in ("clean_labels", "corrupted_labels", "answer_labels"):
+        fields[name] = tuple(fields[name])
+    tokens = fields["tokens"]
+    fields["tokens"] = PairTokens(*(tuple(tokens[name]) for name in PairTokens._fields[:3]), tokens["first_difference"])
+    return Result(**fields, **arrays)
+
+
+def find_fault(about, arrays):
+    """The first thing in a file's content that a Result cannot have, as a phrase, or None."""
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        return f"its format is not {FORMAT}"
+    for name, kind in KINDS.items():
+        if name not in about:
+            return f"{name} is missing"
+        if not isinstance(about[name], (int, float) if kind is float else kind) or isinstance(about[name], bool):
+            return f"{name} is {about[name]!r:.40}"
+    axes, tokens, values = about["axes"], about["tokens"], arrays.get("values")
+    if values is None or not np.issubdtype(values.dtype, np.floating):
+        return "its values are missing or no numbers"
+    if not all(indices_ok(chosen) for chosen in axes.values()):
+        return "its axes are not lists of different indices"
+    if tuple(map(len, axes.values())) != values.shape or not axes:
+        return f"its axes are {', '.join(f'{a} {len(c)}' for a, c in axes.items())}, its values {list(values.shape)}"
+    if not all(indices_ok(tokens.get(name), distinct=False) for name in PairTokens._fields[:3]):
+        return "its tokens are not lists of ids"
+    n_seq = len(tokens["clean"])
+    lengths = len(tokens["corrupted"]), len(about["clean_labels"]), len(about["corrupted_labels"])
+    if set(lengths) != {n_seq} or len(tokens["answers"]) != 2 or len(about["answer_labels"]) != 2:
+        return "its texts, answers and labels are not of one length"
+    if not all(isinstance(label, str) for name in about if name.endswith("_labels") for label in about[name]):
+        return "its labels are not text"
+    if any(max(axes.get(axis, [0])) >= n_seq for axis in ("position", "source")):
+        return f"it has positions beyond its {n_seq} tokens"
+    differing = [i for i in range(n_seq) if tokens["clean"][i] != tokens["corrupted"][i]]
+    if tokens.get("first_difference") not in differing[:1]:
+        return "first_difference is not where its texts first differ"
+    if about["site"] not in SITES or tuple(axes) not in possible_axes(SITES[about["site"]].axes):
+        return f"site {about['site']!r} has no map by {' x '.join(axes)}"
+    if about["direction"] not in ("denoising", "noising"):
+        return f"direction is {about['direction']!r}"
+    return None
+
+
+def possible_axes(axes):
+    """The axes that a site's map can have: its own, or with positions="all" those without the position."""
+    return axes, tuple(axis for axis in axes if axis != "position")
+
+
+def indices_ok(chosen, distinct=True):
+    ok = isinstance(chosen, list) and chosen and all(type(i) is int and i >= 0 for i in chosen)
+    return ok and not (distinct and len(set(chosen)) < len(chosen))
+
+
+# Files
+
+
+@contextmanager
+def replacing(path):
+    """Give a temporary path in the folder of `path`; it replaces `path` if all goes well, and is removed if not."""
+    path = Path(path)
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:40]}-", suffix=path.suffix)
+    except OSError as error:
+        raise OSError(f"cannot write {path}: {error.strerror}") from None
+    os.close(handle)
+    try:
+        yield Path(name)
+        os.chmod(name, 0o666 & ~umask())  # mkstemp makes a private file; this one is like any other
+        os.replace(name, path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def check_writable(path):
+    """Make the folder of `path` and see that a file can be made in it; raise OSError in one sentence if not."""
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(None, "it is a folder; give the name of a file")
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise OSError(f"cannot write {path}: {error.strerror}") from None

@@ -1,0 +1,301 @@
+"""The demo as a person uses it, in a process of its own: what it prints, what it writes, and how it refuses."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minigpt2 import Config, GPT2
+from minigpt2.weights import save_folder
+from models import random_weights
+from patching import demo, experiments, save, sweep
+from vocabulary import genuine_vocabulary
+
+ROOT = Path(__file__).resolve().parent.parent
+SIZES = Config(n_layer=3, n_head=2, n_embd=16, n_ctx=64, n_vocab=50257, d_mlp=64)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A model folder "tiny" with seeded weights and GPT-2's own vocabulary."""
+    return make_folder(tmp_path_factory.mktemp("models") / "tiny", SIZES)
+
+
+def make_folder(path, config):
+    paths = genuine_vocabulary()
+    path.mkdir()
+    save_folder(path, config, random_weights(config, np.float32))
+    for source, name in zip(paths, ("vocab.json", "merges.txt")):
+        shutil.copy(source, path / name)
+    return path
+
+
+def environment(**more):
+    clean = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "NO_COLOR", "COLORTERM")}
+    return clean | {"PYTHONPATH": str(ROOT), "PYTHONUTF8": "1"} | more
+
+
+def run(*args, cwd, **more):
+    command = [sys.executable, "-W", "error", "-m", "patching.demo", *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, encoding="utf-8", cwd=cwd, env=environment(**more))
+
+
+def test_the_whole_demo(folder, tmp_path):
+    done = run("--model", folder, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    out = done.stdout
+    assert out.count("Position  Token index  Token") == 2
+    tables = re.findall(r"^ +(\d+) +(\d+)  (\S+) +(0\.\d{4})$", out, re.M)
+    assert [int(row[0]) for row in tables] == [*range(1, 21), *range(1, 21)]
+
+    model = GPT2.from_pretrained(folder)
+    logits = model.run(model.encode(experiments.CLEAN)).logits[-1].astype(float)
+    top = np.argsort(-logits)[:20]
+    p = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+    assert [int(row[1]) for row in tables[:20]] == top.tolist()
+    assert [row[2] for row in tables[:20]] == model.tokenizer.visible_tokens(top)
+    assert all(abs(float(row[3]) - p[token]) < 1e-4 for row, token in zip(tables, top))
+
+    result = sweep(model, experiments.EXPERIMENTS["surname"].pair)
+    assert f"clean {result.clean_value:.2f}, corrupted {result.corrupted_value:.2f}" in " ".join(out.split())
+    rows = re.findall(r"^ +(\d)((?: +-?\d+\.\d\d){11})$", out, re.M)
+    assert np.allclose(np.array([row[1].split() for row in rows], float), result.values, atol=0.006)
+    assert "1 ␣Jones → ␣Smith" in out and "What it means" in out and "Position 0, before the first changed token" in out
+    assert out.endswith("Written: figures/surname_resid_post_tiny.png\n")
+    assert (tmp_path / "figures" / "surname_resid_post_tiny.png").read_bytes().startswith(b"\x89PNG")
+    assert "\x1b" not in out and all(len(line) <= 80 for line in out.splitlines()[1:])
+    headings = [line for line in out.splitlines() if line.startswith(("Next token", "The largest"))]
+    assert len(headings) == 3 and all(line.endswith("(tiny)") for line in headings)
+
+
+def test_quiet_prints_the_files_alone(folder, tmp_path):
+    done = run("--model", folder, "--quiet", "--save", "--out", "x.svg", "--experiment", "first-name", cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "x.svg\nx.npz\n", "")
+    result = save.load(tmp_path / "x.npz")
+    assert np.array_equal(
+        result.values, sweep(GPT2.from_pretrained(folder), experiments.EXPERIMENTS["first-name"].pair).values
+    )
+    about = json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))
+    assert (
+        about["command"].startswith("python -m patching.demo --model ")
+        and "--experiment first-name" in about["command"]
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.csv", "x.json", "x.npz", "x.svg"]
+
+
+@pytest.mark.parametrize(
+    ("args", "files"),
+    [
+        (["--experiment", "all"], ["all_resid_post_tiny.png"]),
+        (["--site", "overview"], ["surname_overview_tiny.png"]),
+        (["--site", "heads", "--direction", "noising"], ["surname_heads_noising_tiny.png"]),
+        (["--site", "pattern_entry", "--layers", "0,2", "--heads", "1"], ["surname_pattern_entry_tiny.png"]),
+        (["--attribution", "--metric", "clean_log_probability"],
+         ["surname_resid_post_clean_log_probability_attribution_tiny.png"]),
+        (["--one-by-one", "--positions", "1,9-10", "--alpha", "0.5", "--bos"],
+         ["surname_resid_post_alpha0.5_bos_tiny.png"]),
+        (["--site", "mlp_out", "--positions", "all"], ["surname_mlp_out_tiny.png"]),
+        (["--clean", "a b", "--corrupted", "a c", "--answers", " d", " e"], ["custom_resid_post_tiny.png"]),
+    ],
+)  # fmt: skip
+def test_every_kind_of_map(folder, tmp_path, monkeypatch, capsys, args, files):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["demo", "--model", str(folder), *args])
+    demo.main()
+    out = capsys.readouterr().out
+    assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == files
+    assert out.count("What it means") == {"all": 4, "overview": 3}.get(args[1], 1)
+    if "--attribution" in args:
+        assert re.search(r"correlate at -?[01]\.\d+; they differ most at layer \d, position \d+: exact", out)
+
+
+def test_chosen_places_reach_the_sweep(folder, tmp_path):
+    args = [
+        "--positions",
+        "1,9-10",
+        "--layers",
+        "2,0",
+        "--alpha",
+        "0.5",
+        "--direction",
+        "noising",
+        "--metric",
+        "normalised",
+    ]
+    assert run("--model", folder, "--save", "--quiet", "--out", "x.png", *args, cwd=tmp_path).returncode == 0
+    result = save.load(tmp_path / "x.npz")
+    assert result.axes == {"layer": [2, 0], "position": [1, 9, 10]} and result.alpha == 0.5
+    assert (result.direction, result.metric) == ("noising", "normalised")
+    plain = sweep(
+        GPT2.from_pretrained(folder), experiments.EXPERIMENTS["surname"].pair, layers=[2, 0], positions=[1, 9, 10],
+        alpha=0.5, direction="noising", metric="normalised",
+    )  # fmt: skip
+    assert np.array_equal(result.values, plain.values)
+
+
+def test_the_experiments_are_the_assignments(folder):
+    model = GPT2.from_pretrained(folder)
+    for name, differing in (("surname", [1]), ("first-name", [0]), ("last-mention", [1, 10]), ("indirect-object", [9])):
+        tokens = experiments.EXPERIMENTS[name].pair.tokens(model)
+        assert [i for i, (a, b) in enumerate(zip(tokens.clean, tokens.corrupted)) if a != b] == differing
+        assert tokens.answers == ((5437, 4176) if name != "indirect-object" else (5335, 1757))
+    assert len({experiments.EXPERIMENTS[name].pair.clean for name in list(experiments.EXPERIMENTS)[:3]}) == 1
+
+
+def test_list_and_help_need_no_model(tmp_path):
+    done = run("--list", cwd=tmp_path)
+    assert done.returncode == 0 and all(f"{name}\n" in done.stdout for name in experiments.EXPERIMENTS)
+    assert "examples:" in run("--help", cwd=tmp_path).stdout and not list(tmp_path.iterdir())
+
+
+CARELESS = [  # arguments, exit status, what the message must contain
+    (["--answers", " Jones", " Jonesy"], 1, "' Jonesy' is 2 tokens"),
+    (["--answers", " Jones", " Jones"], 1, "both answers are token 5437"),
+    (["--corrupted", "Michelle Smith"], 1, "clean has 11 tokens, corrupted 2"),
+    (["--corrupted", "Michelle Jones was a top-notch student. Michelle"], 1, "nothing to patch"),
+    (["--clean", "", "--corrupted", ""], 1, "no tokens"),
+    (["--clean", "a " * 99, "--corrupted", "b " * 99], 1, "n_ctx = 64"),
+    (["--layers", "3"], 1, "there is no layer 3"),
+    (["--heads", "0"], 1, "resid_post has no heads"),
+    (["--alpha", "nan"], 1, "alpha must be a finite number"),
+    (["--out", "x.jpg"], 1, "ends in .png, .pdf, .svg"),
+    (["--out", "file/x.png"], 1, "cannot write file/x.png"),
+    (["--out", "."], 1, "cannot write ."),
+    (["--model", "no/such/folder/here"], 1, "no/such/folder/here"),
+    (["--answers", " Jones"], 2, "--answers: expected 2 arguments"),
+    (["--site", "nowhere"], 2, "--site: invalid choice: 'nowhere'"),
+    (["--experiment", "nothing"], 2, "--experiment: invalid choice"),
+    (["--positions", "1-"], 2, "is no list such as"),
+    (["--layers", "5-2"], 2, "is no list such as"),
+    (["--experiment", "all", "--clean", "x"], 2, "leave out texts"),
+    (["--attribution", "--site", "overview"], 2, "choose one experiment and one site"),
+    (["--site", "heads", "--positions", "1"], 2, "leave out --positions"),
+]
+
+
+@pytest.mark.parametrize(("args", "status", "message"), CARELESS)
+def test_careless_use_gets_one_sentence(folder, tmp_path, monkeypatch, capsys, args, status, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(sys, "argv", ["demo", "--model", str(folder), *args])
+    (tmp_path / "file").write_text("")
+    try:
+        got = demo.terminal.guarded(demo.main)
+    except SystemExit as stop:  # argparse
+        got = stop.code
+    err = capsys.readouterr().err
+    assert got == status and message in err and "Traceback" not in err
+    assert err.startswith("error: ") if status == 1 else "error: " in err
+    assert not [path for path in tmp_path.rglob("*") if path.suffix in (".png", ".jpg", ".npz")]
+
+
+def test_errors_leave_the_process_with_their_status(folder, tmp_path):
+    done = run("--model", folder, "--answers", " Jones", " Jonesy", cwd=tmp_path)
+    assert done.returncode == 1 and done.stderr.startswith("error: ") and "Traceback" not in done.stderr
+    assert run("--model", folder, "--answers", " Jones", cwd=tmp_path).returncode == 2
+
+
+def test_an_unwritable_path_is_noticed_before_the_model_is_loaded(tmp_path):
+    started = time.monotonic()
+    done = run("--model", "/nonexistent-model", "--out", "/dev/null/x.png", cwd=tmp_path)
+    assert done.returncode == 1 and "cannot write /dev/null/x.png" in done.stderr and "nonexistent" not in done.stderr
+    assert time.monotonic() - started < 30
+
+
+def offline(tmp_path):
+    """No cache and a Hub that refuses at once."""
+    return {
+        "HF_HUB_CACHE": str(tmp_path / "cache"),
+        "HF_HOME": str(tmp_path / "home"),
+        "HF_ENDPOINT": "http://127.0.0.1:9",
+    }
+
+
+def test_an_explicit_model_never_falls_back(tmp_path):
+    done = run("--model", "gpt2", cwd=tmp_path, **offline(tmp_path))
+    assert done.returncode == 1 and done.stderr.startswith("error: ") and "bundled model" not in done.stderr
+    assert not (tmp_path / "figures" / "surname_resid_post_bundled.png").exists()
+
+
+@pytest.mark.skipif(not (ROOT / "minigpt2" / "bundled" / "model.safetensors").is_file(), reason="no bundled model yet")
+def test_without_a_model_the_bundled_one_steps_in_loudly(tmp_path):
+    done = run(cwd=tmp_path, **offline(tmp_path))
+    assert done.returncode == 0 and done.stderr.startswith("WARNING") and done.stderr.count("\n") == 1
+    assert done.stdout.count("(bundled)") >= 3 and "figures/surname_resid_post_bundled.png" in done.stdout
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
+def test_an_interrupted_demo_keeps_the_old_figure(tmp_path):
+    slow = make_folder(tmp_path / "slow", replace(SIZES, n_layer=24, n_embd=128, n_head=16, d_mlp=512))
+    figure = tmp_path / "figures" / "surname_pattern_entry_slow.png"
+    figure.parent.mkdir()
+    figure.write_text("old")
+    command = [
+        sys.executable,
+        "-m",
+        "patching.demo",
+        "--model",
+        slow,
+        "--site",
+        "pattern_entry",
+        "--one-by-one",
+        "--save",
+    ]
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+    )
+    for line in process.stdout:
+        if "20  " in line:  # the tables are out, the sweep begins
+            break
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (130, "interrupted: nothing more was written\n"), out
+    assert figure.read_text() == "old" and [path.name for path in figure.parent.iterdir()] == [figure.name]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes are POSIX's")
+def test_a_reader_that_leaves_early_is_no_error(folder, tmp_path):
+    command = f"'{sys.executable}' -m patching.demo --model '{folder}' | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=tmp_path, env=environment())
+    assert done.stdout.startswith("Model: GPT2(") and done.stdout.count("\n") == 1 and done.stderr == ""
+
+
+def test_a_terminal_without_utf_8_shows_escapes(folder, tmp_path):
+    done = run("--model", folder, cwd=tmp_path, PYTHONUTF8="0", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0 and "1 \\u2423Jones" in done.stdout
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pseudo-terminals are POSIX's")
+def test_in_a_terminal_there_is_colour_and_progress_unless_refused(folder, tmp_path):
+    import pty
+
+    for refuse, coloured in (({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)):
+        controller, terminal = pty.openpty()
+        settings = {"TERM": "xterm-256color", "COLUMNS": "100"} | refuse
+        command = [sys.executable, "-m", "patching.demo", "--model", folder]
+        process = subprocess.Popen(command, cwd=tmp_path, env=environment(**settings), stdout=terminal, stderr=terminal)
+        os.close(terminal)
+        out = b""
+        try:
+            while chunk := os.read(controller, 65536):
+                out += chunk
+        except OSError:  # Linux's end of a pseudo-terminal
+            pass
+        os.close(controller)
+        assert process.wait() == 0 and (b"\x1b[" in out) is coloured and b"What it means" in out
