@@ -52,15 +52,18 @@ def start_table(folder, repeats=5):
     print(f"    {t['theirs'] / t['ours']:.1f} times faster (at least 5)")
 
 
+MEMORY = """
+held = sum(a.nbytes for a in vars(run).values() if hasattr(a, "nbytes")) - run.resid_post.nbytes  # resid_pre's memory
+peak = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
+print(peak * 1024, held)
+"""
+
+
 def memory_table(folder):
     weights = 4 * 124_439_808
     print(f"\n{'tokens':>8} {'peak of load + run':>20} {'allowed':>9}   (MiB; allowed: 1.2 x float32 weights + what the run holds)")
     for n in (11, 128, 1024):
-        tokens = (seeded.PROMPT * 100)[:n]
-        code = OURS.format(tokens=tokens) + (
-            "\nimport resource; held = sum(a.nbytes for a in vars(run).values() if hasattr(a, 'nbytes'))"
-            "\nprint(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, held - run.resid_post.nbytes)"
-        )
+        code = OURS.format(tokens=(seeded.PROMPT * 100)[:n]) + MEMORY
         output = subprocess.run([sys.executable, "-c", code, str(folder)], check=True, capture_output=True, text=True)
         peak, held = map(int, output.stdout.split())
         print(f"{n:8} {peak / 2**20:20.0f} {(1.2 * weights + held) / 2**20:9.0f}")

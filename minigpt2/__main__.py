@@ -2,9 +2,10 @@
 
 import argparse
 import codecs
-import os
 import sys
 import unicodedata
+
+from .terminal import guarded, table
 
 DESCRIPTION = "Shows what GPT-2 expects next, continues a text, and draws what happens inside."
 EXAMPLES = """examples:
@@ -59,7 +60,7 @@ def main(arguments=None):
     if args.pattern:
         args.pattern[:2] = index(args.pattern[0], "layer"), index(args.pattern[1], "head")
     if pictures:
-        from .pictures import check_picture
+        from .drawing import check_picture
 
         for path in pictures:
             check_picture(path)
@@ -74,10 +75,10 @@ def main(arguments=None):
         print_tokens(model, tokens)
     if args.generate is not None:
         print_continued(model, args.text, tokens, args)
-    table = args.top is not None or not (args.tokens or args.generate is not None or pictures)
-    if table or pictures:
+    next_tokens = args.top is not None or not (args.tokens or args.generate is not None or pictures)
+    if next_tokens or pictures:
         run = model.run(tokens)
-    if table:
+    if next_tokens:
         print_next(model, run.resid_post[-1, -1], 20 if args.top is None else args.top)
     if pictures:
         draw(run, args)
@@ -96,36 +97,19 @@ def print_next(model, resid, top):
     """Print the likeliest next tokens. resid is the last position's stream behind the last block, [n_embd]."""
     if not 1 <= top <= model.config.n_vocab:
         raise ValueError(f"--top must be from 1 to the {model.config.n_vocab} tokens of {model.name}, got {top}")
-    from .lens import labels, likeliest
+    from .lens import likeliest
     from .model import softmax
 
     logits = model.resume(resid[None], model.config.n_layer)  # [1, n_vocab]
     best, p = likeliest(logits, top)[0], softmax(logits)[0]
-    named = enumerate(zip(best, labels(model, best)), start=1)
+    named = enumerate(zip(best, model.labels(best)), start=1)
     rows = [(str(i), str(token), label, f"{p[token]:.4f}") for i, (token, label) in named]
-    print_table(("Position", "Token index", "Token", "Probability"), rows, left=2)
+    print("\n".join(table(("Position", "Token index", "Token", "Probability"), rows)))
 
 
 def print_tokens(model, tokens):
     rows = [(str(i), str(t), label) for i, (t, label) in enumerate(zip(tokens, model.tokenizer.visible_tokens(tokens)))]
-    print_table(("Position", "Token index", "Token"), rows, left=2)
-
-
-def print_table(names, rows, left):
-    """Print columns that line up, numbers to the right, column `left` to the left."""
-    widths = [max(map(width, column)) for column in zip(names, *rows)]
-    for row in (names, *rows):
-        cells = []
-        for i, (text, wide) in enumerate(zip(row, widths)):
-            space = " " * (wide - width(text))
-            cells.append(text + space if i == left else space + text)
-        print("  ".join(cells).rstrip())
-
-
-def width(text):
-    """The columns that text takes in a terminal: two for East Asian wide characters and emoji, none for marks."""
-    shown = [c for c in text if unicodedata.category(c) not in ("Mn", "Me", "Cf")]
-    return len(shown) + sum(unicodedata.east_asian_width(c) in "WF" for c in shown)
+    print("\n".join(table(("Position", "Token index", "Token"), rows)))
 
 
 def print_continued(model, text, tokens, args):
@@ -136,13 +120,13 @@ def print_continued(model, text, tokens, args):
     temperature = args.temperature if args.temperature is not None else float(not greedy)
     new = generate(model, tokens, args.generate, temperature, args.top_k, args.top_p, args.seed)
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    write(text)
+    show(text)
     for token in new:
-        write(decoder.decode(model.tokenizer.token_bytes(token)))
-    write(decoder.decode(b"", final=True) + "\n")
+        show(decoder.decode(model.tokenizer.token_bytes(token)))
+    show(decoder.decode(b"", final=True) + "\n")
 
 
-def write(text):
+def show(text):
     if sys.stdout.isatty():  # a control character in the text must not reach the terminal as a command
         text = "".join(c if c in "\n\t" or unicodedata.category(c) != "Cc" else repr(c)[1:-1] for c in text)
     sys.stdout.write(text)
@@ -154,40 +138,21 @@ def write(text):
 
 def draw(run, args):
     from . import pictures
+    from .drawing import write
     from .lens import direct_logit_attribution, logit_lens
 
     if args.lens:
-        pictures.write(pictures.lens_figure(logit_lens(run)), args.lens)
+        write(pictures.lens_figure(logit_lens(run)), args.lens)
         print(args.lens)
     if args.attribution:
         plus, minus, path = args.attribution
         attribution = direct_logit_attribution(run, plus, minus)
-        pictures.write(pictures.attribution_figure(attribution), path)
+        write(pictures.attribution_figure(attribution), path)
         print(f"{path}: {attribution}")
     if args.pattern:
         layer, head, path = args.pattern
-        pictures.write(pictures.pattern_figure(run, layer, head), path)
+        write(pictures.pattern_figure(run, layer, head), path)
         print(path)
-
-
-def guarded(main):
-    """Run main() and return the exit status: an error that a user can cause is one line on stderr."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 shows "\u2423" rather than failing
-    try:
-        main()
-        sys.stdout.flush()
-        return 0
-    except BrokenPipeError:  # the reader has seen enough, as in "| head"
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        return 130
-    except (ValueError, OSError, FloatingPointError, MemoryError) as error:
-        print(f"error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
-        return 1
 
 
 if __name__ == "__main__":

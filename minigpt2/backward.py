@@ -171,10 +171,11 @@ def loss_and_gradients(tokens, weights, config, mask=None, into=None):
     return loss, into
 
 
-def activation_gradients(run, dlogits):
+def activation_gradients(run, dlogits, keep=None):
     """The gradient of a metric by every activation of a run, for a metric that reads the last position's logits.
 
-    dlogits [n_vocab] is d(metric) / d(run.logits[-1]). attn_out's gradient is resid_mid's, and mlp_out's is resid_post's:
+    dlogits [n_vocab] is d(metric) / d(run.logits[-1]). keep names the gradients to hold, all by default (at n_ctx tokens
+    pattern alone takes 600 MB in GPT-2 small). attn_out's gradient is resid_mid's, and mlp_out's is resid_post's:
     what is added to the stream moves the metric as the stream does.
     """
     model, config = run.model, run.model.config
@@ -187,7 +188,10 @@ def activation_gradients(run, dlogits):
     for layer in reversed(range(config.n_layer)):
         made = {name: getattr(run, name)[layer] for name in ("q", "k", "v", "z", "resid_mid")}
         for name, d in block_backward(d_resid, run.resid_pre[layer], made, model.weights.h[layer], config).items():
-            kept.setdefault(name, np.empty((config.n_layer, *d.shape), d.dtype))[layer] = d
+            if keep is None or name in keep:
+                if name not in kept:
+                    kept[name] = np.empty((config.n_layer, *d.shape), d.dtype)
+                kept[name][layer] = d
             if name == "resid_pre":
                 d_resid = d
     return Gradients(**kept)
@@ -195,18 +199,18 @@ def activation_gradients(run, dlogits):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Gradients:
-    """d(metric) / d(activation) under the names and with the shapes of Run."""
+    """d(metric) / d(activation) under the names and with the shapes of Run; None for what was not kept."""
 
-    resid_pre: np.ndarray
-    resid_mid: np.ndarray
-    resid_post: np.ndarray
-    attn_out: np.ndarray
-    mlp_out: np.ndarray
-    q: np.ndarray
-    k: np.ndarray
-    v: np.ndarray
-    pattern: np.ndarray
-    z: np.ndarray
+    resid_pre: np.ndarray = None
+    resid_mid: np.ndarray = None
+    resid_post: np.ndarray = None
+    attn_out: np.ndarray = None
+    mlp_out: np.ndarray = None
+    q: np.ndarray = None
+    k: np.ndarray = None
+    v: np.ndarray = None
+    pattern: np.ndarray = None
+    z: np.ndarray = None
 
 
 def zeros_like(weights):

@@ -16,10 +16,17 @@ from safetensors import SafetensorError, safe_open
 from .errors import CheckpointError
 
 
+LONGEST_JSON = 1 << 24  # bytes; the longest JSON of a GPT-2, its vocabulary, has 1 MB
+
+
 def read_json(path):
     """Read a JSON object from a file."""
     try:
-        fields = json.loads(path.read_bytes())
+        with open(path, "rb") as file:
+            text = file.read(LONGEST_JSON + 1)
+        if len(text) > LONGEST_JSON:
+            raise ValueError(f"it is longer than {LONGEST_JSON:,} bytes")
+        fields = json.loads(text)
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON ({brief(error)}): fetch it again") from None
     if not isinstance(fields, dict):
@@ -28,8 +35,13 @@ def read_json(path):
 
 
 def brief(value):
-    text = " ".join(str(value).split()) if isinstance(value, Exception) else repr(value)
-    return text if len(text) <= 120 else f"{text[:120]}..."
+    """What a stranger's file holds, or what was wrong with it, in one printable line that is not too long."""
+    try:
+        text = " ".join(str(value).split()) if isinstance(value, Exception) else repr(value)
+    except RecursionError:
+        text = f"a deeply nested {type(value).__name__}"
+    text = text if len(text) <= 120 else f"{text[:120]}..."
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 class Stored(NamedTuple):
@@ -71,7 +83,7 @@ def shard_names(index):
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index} has no weight_map from tensors to files: fetch it again")
     for name in weight_map.values():
-        if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*\.safetensors", name):
+        if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]{0,200}\.safetensors", name, re.ASCII):
             raise CheckpointError(f"{index} lists {brief(name)}: only .safetensors files in the same folder are read")
     return sorted(set(weight_map.values()))
 

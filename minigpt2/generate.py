@@ -43,9 +43,10 @@ def step(tokens, cache, weights, config):
             z = m.attend_in_blocks(q, *cache.extend(layer, k, v))
             resid = resid + m.linear(m.merge_heads(z), *h.attn.c_proj)
             resid = resid + m.mlp(m.layer_norm(resid, *h.ln_2, eps), *h.mlp)
-        check_finite(resid, f"overflowed {resid.dtype} in layer {layer}")
+        check_finite(resid, f"the residual stream overflowed {resid.dtype} in layer {layer}")
     cache.length += len(tokens)
-    return m.unembed(resid[-1], weights.ln_f, weights.wte, eps)
+    with quiet():  # `continued` checks the logits
+        return m.unembed(resid[-1], weights.ln_f, weights.wte, eps)
 
 
 def generate(model, tokens, n, temperature=0.0, top_k=None, top_p=None, seed=None, stop=None):
@@ -68,7 +69,8 @@ def generate_plain(model, tokens, n, temperature=0.0, top_k=None, top_p=None, se
 
     def read(new):
         text.extend(new)
-        return m.forward(np.array(text), model.weights, model.config)[-1]
+        with quiet():
+            return m.forward(np.array(text), model.weights, model.config)[-1]
 
     return continued(model, tokens, n, temperature, top_k, top_p, seed, stop, read)
 
@@ -84,13 +86,17 @@ def continued(model, tokens, n, temperature, top_k, top_p, seed, stop, read):
             f"most {n_ctx - len(tokens)}, or shorten the text"
         )
     check_choice(temperature, top_k, top_p)
-    stop = set(np.ravel([] if stop is None else stop).tolist())
-    rng = np.random.default_rng(seed)
+    stop = [stop] if isinstance(stop, (int, np.integer)) else stop
+    none = stop is None or isinstance(stop, (tuple, list)) and not stop
+    stop = set() if none else {*model.check_tokens(stop).tolist()}
+    rng = np.random.default_rng(seed if seed is None else whole("seed", seed, 0))
 
     def extend():
         new = tokens
         for _ in range(n):
-            token = choose(read(new), temperature, top_k, top_p, rng)
+            logits = read(new)
+            check_finite(logits, f"the logits overflowed {logits.dtype}")
+            token = choose(logits, temperature, top_k, top_p, rng)
             if token in stop:
                 return
             yield token

@@ -61,12 +61,29 @@ class GPT2:
         """Token ids to text."""
         return self.tokenizer.decode(tokens)
 
-    def run(self, tokens):
-        """Run one text of token ids [n_seq] and keep what every layer computes."""
-        return self.run_batch([tokens])[0]
+    def labels(self, tokens):
+        """A visible string for each token id, list[str]: "␣Jones", or for a model without a vocabulary the id itself."""
+        try:
+            return self.tokenizer.visible_tokens(tokens)
+        except ValueError:
+            return [str(token) for token in tokens]
 
-    def run_batch(self, texts):
+    def run(self, tokens, keep=None):
+        """Run one text of token ids [n_seq] and keep what every layer computes.
+
+        keep names the activations to hold, all by default; resid_pre and resid_post are always held. A run of
+        GPT-2 small holds 0.33 MB for each token.
+        """
+        return self.run_batch([tokens], keep)[0]
+
+    def run_batch(self, texts, keep=None):
         """Run several texts of equal length at once, reading every weight once. Returns one Run per text."""
+        if unknown := sorted({*(() if keep is None else keep)} - {*ACTIVATIONS}):
+            raise ValueError(f"there is no activation {unknown[0]!r} to keep: they are {', '.join(ACTIVATIONS)}")
+        try:
+            texts = list(texts)
+        except TypeError:
+            raise ValueError(f"run_batch needs a list of texts, got {type(texts).__name__}") from None
         texts = [self.check_tokens(text) for text in texts]
         if len(lengths := sorted({len(text) for text in texts})) != 1:
             raise ValueError(
@@ -79,15 +96,16 @@ class GPT2:
         for layer, h in enumerate(self.weights.h):
             with quiet():
                 made = m.block(stream[layer], h, self.config)
-            check_finite(made["resid_post"], f"overflowed {self.dtype} in layer {layer}")
+            check_finite(made["resid_post"], f"the residual stream overflowed {self.dtype} in layer {layer}")
             for name, array in made.items():
-                if name not in kept:
+                if name not in kept and (keep is None or name in keep):
                     kept[name] = np.empty((self.config.n_layer, *array.shape), array.dtype)
-                kept[name][layer] = array
+                if name in kept:
+                    kept[name][layer] = array
         for array in kept.values():
             array.flags.writeable = False
         return [
-            Run(self, tuple(map(int, text)), **{name: array[:, i] for name, array in kept.items()})
+            Run(self, tuple(map(int, text)), **{name: kept[name][:, i] if name in kept else None for name in ACTIVATIONS})
             for i, text in enumerate(tokens)
         ]
 
@@ -100,33 +118,35 @@ class GPT2:
         """
         c, eps = self.config, self.config.layer_norm_epsilon
         try:
-            resid = np.asarray(resid, self.dtype)
+            with quiet():  # check_finite speaks
+                resid = np.asarray(resid).astype(self.dtype, casting="same_kind", copy=False)
         except (TypeError, ValueError):
             raise ValueError(f"resume needs a residual stream of numbers, got {type(resid).__name__}") from None
-        if resid.ndim < 2 or resid.shape[-1] != c.n_embd or not 1 <= resid.shape[-2] <= c.n_ctx:
+        if resid.ndim < 2 or not resid.size or resid.shape[-1] != c.n_embd or resid.shape[-2] > c.n_ctx:
             raise ValueError(
                 f"resume needs a residual stream of shape [..., n_seq, {c.n_embd}] with n_seq from 1 to {c.n_ctx}, "
                 f"got {list(resid.shape)}"
             )
-        if at not in ("resid_pre", "resid_mid"):
+        if not isinstance(at, str) or at not in ("resid_pre", "resid_mid"):
             raise ValueError(f'resume enters a block at "resid_pre" or at "resid_mid", got {at!r}')
         if not isinstance(layer, (int, np.integer)) or not 0 <= layer <= c.n_layer - (at == "resid_mid"):
             raise ValueError(
                 f"there is no layer {layer!r} to resume at: blocks are 0 to {c.n_layer - 1}"
                 + (f", and {c.n_layer} is the final layer norm" if at == "resid_pre" else "")
             )
-        check_finite(resid, f"given to layer {layer} is not finite or too large for {self.dtype}")
+        check_finite(resid, f"the residual stream given to layer {layer} is not finite, or overflows {self.dtype}")
         if at == "resid_mid":
-            resid = resid + m.mlp(m.layer_norm(resid, *self.weights.h[layer].ln_2, eps), *self.weights.h[layer].mlp)
+            with quiet():
+                resid = resid + m.mlp(m.layer_norm(resid, *self.weights.h[layer].ln_2, eps), *self.weights.h[layer].mlp)
+            check_finite(resid, f"the residual stream overflowed {self.dtype} in layer {layer}")
             layer += 1
         for i in range(layer, c.n_layer):
             with quiet():
                 resid = m.block(resid, self.weights.h[i], c)["resid_post"]
-            check_finite(resid, f"overflowed {self.dtype} in layer {i}")
+            check_finite(resid, f"the residual stream overflowed {self.dtype} in layer {i}")
         with quiet():
             logits = m.unembed(resid, self.weights.ln_f, self.weights.wte, eps)
-        if not (np.isfinite(logits.max()) and np.isfinite(logits.min())):
-            raise FloatingPointError(f"the logits overflowed {self.dtype}: the weights are too large for it")
+        check_finite(logits, f"the logits overflowed {self.dtype}")
         return logits
 
     def check_tokens(self, tokens):
@@ -140,14 +160,14 @@ class GPT2:
             raise ValueError(f"tokens must be one flat list of token ids, got an array of shape {list(array.shape)}")
         if array.size == 0:
             raise ValueError("there are no tokens to run: give at least one token id")
-        if not np.issubdtype(array.dtype, np.integer):
+        if array.dtype.kind not in "iu":  # NumPy counts spans of time among its integers
             raise ValueError(f"token ids must be integers, got {array.dtype}; model.encode(text) makes them from text")
         if array.size > n_ctx:
             raise ValueError(f"{array.size} tokens do not fit: {self.name} has n_ctx = {n_ctx} positions; shorten the text")
         outside = array[(array < 0) | (array >= n_vocab)]
         if outside.size:
             raise ValueError(f"token id {outside[0]} is not in the vocabulary: {self.name} has ids 0 to {n_vocab - 1}")
-        return array
+        return array.astype(np.int64)  # one type for all: uint64 stacked with int64 would be floats
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -169,6 +189,16 @@ class Run:
     v: np.ndarray  # [n_layer, n_head, n_seq, d_head]
     z: np.ndarray  # [n_layer, n_head, n_seq, d_head]
 
+    def __post_init__(self):
+        for name in [name for name in ACTIVATIONS if vars(self)[name] is None]:
+            del self.__dict__[name]  # so that __getattr__ speaks
+
+    def __getattr__(self, name):
+        if name not in (*ACTIVATIONS, "pattern"):
+            raise AttributeError(f"a Run has no {name!r}")
+        lost = "q or k" if name == "pattern" else name
+        raise AttributeError(f"this run did not keep {lost}: run the text again with it in keep, or without keep")
+
     def __repr__(self):
         return f"Run({len(self.tokens)} tokens through {self.model!r})"
 
@@ -183,6 +213,9 @@ class Run:
         return read_only(self.model.resume(self.resid_post[-1], self.model.config.n_layer))
 
 
+ACTIVATIONS = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "q", "k", "v", "z")
+
+
 def read_only(array):
     array.flags.writeable = False
     return array
@@ -193,11 +226,9 @@ def quiet():
     return np.errstate(over="ignore", invalid="ignore")
 
 
-def check_finite(resid, what):
-    """Refuse a residual stream that layer norm cannot read: the squares of a position must have a finite sum."""
+def check_finite(array, what):
+    """Raise FloatingPointError unless the squares of each row have a finite sum, which the next layer norm takes."""
     with quiet():
-        finite = np.isfinite(np.vecdot(resid, resid)).all()
+        finite = np.isfinite(np.vecdot(array, array)).all()
     if not finite:
-        raise FloatingPointError(
-            f"the residual stream {what}: the weights or the patched vector are too large; try dtype=np.float64"
-        )
+        raise FloatingPointError(f"{what}: the weights or the patched vector are too large; try dtype=np.float64")

@@ -36,8 +36,8 @@ PATIENCE = 5  # seconds for the Hub's first answer; huggingface_hub alone waits 
 def snapshot(name, revision=None):
     """Find a model in the cache, or download it: (folder, commit). All its weights are there, or HubError is raised."""
     repo = repository(name)
-    if revision is not None and (not re.fullmatch(r"\w[\w./-]*", revision) or ".." in revision):
-        raise CheckpointError(f"{revision!r} is no name for a revision: give a branch, a tag or a full commit hash")
+    if revision is not None and (not re.fullmatch(r"\w[\w./-]*", str(revision)) or ".." in str(revision)):
+        raise CheckpointError(f"{revision!r:.120} is no name for a revision: give a branch, a tag or a full commit hash")
     for wanted in [revision] if revision else [PINNED.get(repo), "main"]:
         for folder in cached(repo, wanted, "config.json"):
             if is_complete(folder):
@@ -58,9 +58,16 @@ def vocabulary(name, folder):
 def repository(name):
     """The full name of a Hub repository; CheckpointError for what can be none."""
     repo = REPOSITORIES.get(name, name)
-    if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", repo) or ".." in repo or "--" in repo or len(repo) > 96:
+    part = r"\w([\w.-]*\w)?"  # huggingface_hub's own rule, utils/_validators.py
+    if (
+        not re.fullmatch(f"({part}/)?{part}", repo, re.ASCII)
+        or ".." in repo
+        or "--" in repo
+        or repo.endswith(".git")
+        or len(repo) > 96
+    ):
         raise CheckpointError(
-            f"there is no folder {name!r}, nor can a model on the Hub have that name: give an existing folder, or a "
+            f"there is no folder {name!r:.400}, nor can a model on the Hub have that name: give an existing folder, or a "
             "name such as 'gpt2'"
         )
     return repo

@@ -19,14 +19,6 @@ from . import model as m
 from .gpt2 import Run, read_only
 
 
-def labels(model, tokens):
-    """A visible string for each token: from the vocabulary, or the ids themselves for a model without one."""
-    try:
-        return model.tokenizer.visible_tokens(tokens)
-    except ValueError:
-        return [str(token) for token in tokens]
-
-
 @dataclass(frozen=True, eq=False, repr=False)
 class LogitLens:
     """The predictions at every depth: row 0 is the embedding, row i + 1 layer i's resid_post, the last the model's."""
@@ -42,7 +34,7 @@ class LogitLens:
 
     def __repr__(self):
         n_depths, n_seq, top = self.top_tokens.shape
-        ends = ", ".join(map(repr, labels(self.run.model, self.top_tokens[:, -1, 0])))
+        ends = ", ".join(map(repr, self.run.model.labels(self.top_tokens[:, -1, 0])))
         return f"LogitLens({n_depths} depths x {n_seq} positions, top {top}; at the last position: {ends})"
 
 
@@ -54,9 +46,9 @@ def logit_lens(run, top=1, chosen=(), keep_logits=False, rows=128):
     logits are held at a time. Raises ValueError for tokens that the model does not have.
     """
     model, c = run.model, run.model.config
-    if not 1 <= top <= c.n_vocab:
-        raise ValueError(f"top must be from 1 to n_vocab = {c.n_vocab}, got {top}")
-    chosen = model.check_tokens(chosen).tolist() if len(chosen) else []
+    if type(top) is bool or not isinstance(top, (int, np.integer)) or not 1 <= top <= c.n_vocab:
+        raise ValueError(f"top must be from 1 to n_vocab = {c.n_vocab}, got {top!r}")
+    chosen = [] if isinstance(chosen, (tuple, list)) and not chosen else model.check_tokens(chosen).tolist()
     stream = np.concatenate([run.resid_pre[:1], run.resid_post])  # [n_layer + 1, n_seq, n_embd]
     cells = stream.reshape(-1, c.n_embd)
     kept = {
@@ -121,7 +113,7 @@ class Attribution:
 
     @property
     def question(self):
-        plus, minus = labels(self.run.model, [self.plus, self.minus])
+        plus, minus = self.run.model.labels([self.plus, self.minus])
         return f"logit({plus}) - logit({minus})"
 
     @property
@@ -152,8 +144,8 @@ def direct_logit_attribution(run, plus, minus, position=-1):
     if plus == minus:
         raise ValueError(f"plus and minus are both token {plus}: attribution compares two different tokens")
     n_seq = len(run.tokens)
-    if not -n_seq <= position < n_seq:
-        raise ValueError(f"there is no position {position}: the text has positions 0 to {n_seq - 1}")
+    if not isinstance(position, (int, np.integer)) or not -n_seq <= position < n_seq:
+        raise ValueError(f"there is no position {position!r}: the text has positions 0 to {n_seq - 1}")
     position %= n_seq
 
     resid = run.resid_post[-1, position]

@@ -121,9 +121,9 @@ def causal_mask(n_q, n_k):
     return np.tri(n_q, n_k, n_k - n_q, dtype=bool)  # [n_q, n_k]
 
 
-def softmax(x):
+def softmax(x, out=None):
     """exp(x) / sum(exp(x)) along the last axis; the maximum is taken off first so that exp cannot overflow."""
-    y = x - x.max(axis=-1, keepdims=True)
+    y = np.subtract(x, x.max(axis=-1, keepdims=True), out=out)
     np.exp(y, out=y)
     y /= y.sum(axis=-1, keepdims=True)
     return y
@@ -133,7 +133,7 @@ def attention_pattern(q, k):
     """How much each query takes from each key: softmax(q k / sqrt(d_head)), with minus infinity for later keys."""
     scores = q / math.sqrt(q.shape[-1]) @ k.swapaxes(-1, -2)  # [..., n_head, n_q, n_k]
     np.copyto(scores, -math.inf, where=~causal_mask(*scores.shape[-2:]))
-    return softmax(scores)
+    return softmax(scores, out=scores)
 
 
 def attend(q, k, v):

@@ -1,55 +1,36 @@
 """What lens.py finds, and attention patterns, as figures: layers down with layer 0 on top, tokens across.
 
-Each function returns a matplotlib Figure; write() puts one into a file. Only matplotlib's objects are used, never
-pyplot: no window, no global state. Nothing else in minigpt2 imports matplotlib.
+Each function returns a matplotlib Figure; drawing.write() puts one into a file.
 """
 
 import math
-import os
-from pathlib import Path
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import LinearSegmentedColormap, PowerNorm
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.patches import Rectangle
 
-from .lens import labels
+from .drawing import SHARE, SIGNED, cell_lines, clipped, colour_bar, drawable
+from .terminal import known_as
 
-SHARE = LinearSegmentedColormap.from_list("share", ["white", "#d6e6f4", "#9ac8e0", "#4a98c9", "#1764ab", "#08306b"])
-SIGNED = LinearSegmentedColormap.from_list(  # ColorBrewer's RdBu, safe for colour-blind readers, with a white centre
-    "signed", ["#053061", "#2166ac", "#92c5de", "white", "#f4a582", "#b2182b", "#67001f"], N=257
-)
 BAND = 20  # columns of a logit lens side by side; a longer text goes on in another band below
 MOST = 80  # positions drawn, the last ones of a longer text
-SUFFIXES = (".png", ".pdf", ".svg")
 
 
 # Words
 
 
-def drawable(text):
-    """Text that the figure's font can draw and that is not read as mathematics: other characters become escapes."""
-    has = get_font(findfont(FontProperties())).get_char_index
-    shown = "".join(c if c == "\n" or has(ord(c)) else c.encode("ascii", "backslashreplace").decode() for c in text)
-    return shown.replace("$", r"\$")
-
-
-def clipped(text, most):
-    return drawable(text if len(text) <= most else text[: most - 1] + "…")
-
-
 def positions(run):
     """The positions that are drawn, and a label for each: two equal tokens keep labels of their own."""
     at = range(max(0, len(run.tokens) - MOST), len(run.tokens))
-    return at, [f"{i}  {clipped(text, 14)}" for i, text in zip(at, labels(run.model, run.tokens[at.start :]))]
+    return at, [f"{i}  {clipped(text, 14)}" for i, text in zip(at, run.model.labels(run.tokens[at.start :]))]
 
 
-def heading(fig, run, title, note=""):
-    """The figure's title, and below it the model and a note, in smaller letters."""
+def heading(fig, run, title, *notes):
+    """The figure's title, and below it the model and notes, in smaller letters."""
     left_out = max(0, len(run.tokens) - MOST)
-    notes = [Path(run.model.name).name, note, f"the first {left_out} positions are left out" if left_out else ""]
+    notes = [known_as(run.model.name), *notes, f"the first {left_out} positions are left out" if left_out else ""]
     fig.suptitle(drawable(title), x=0.012, ha="left", fontsize=12)
     fig.text(0.012, 0.012, drawable("   ·   ".join(filter(None, notes))), fontsize=8, color="0.35")
 
@@ -57,8 +38,11 @@ def heading(fig, run, title, note=""):
 # Figures
 
 
-def lens_figure(lens):
-    """Draw a logit lens: each cell's likeliest token, coloured by its probability, framed once it is the final one."""
+def lens_figure(lens, about=""):
+    """Draw a logit lens: each cell's likeliest token, coloured by its probability, framed once it is the final one.
+
+    about is said of the run below the picture, as of every figure here.
+    """
     run = lens.run
     at, columns = positions(run)
     band = math.ceil(len(at) / math.ceil(len(at) / BAND))  # bands of equal length
@@ -72,7 +56,7 @@ def lens_figure(lens):
         shown[:, : len(band)] = p
         mesh = ax.imshow(shown, cmap=SHARE, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
         for (depth, column), token in np.ndenumerate(tokens):
-            text = clipped(labels(run.model, [token])[0], 9)
+            text = clipped(run.model.labels([token])[0], 9)
             ink = "white" if p[depth, column] > 0.55 else "black"
             ax.text(column, depth, text, ha="center", va="center", fontsize=7, color=ink)
             if (tokens[depth:, column] == token).all():
@@ -84,19 +68,22 @@ def lens_figure(lens):
         ax.set_xlim(-0.5, width - 0.5)
     colour_bar(fig, grid, mesh, "probability of the cell's token")
     heading(
-        fig, run, "Logit lens: what the model would predict next if it stopped after each layer",
+        fig, run, "Logit lens: what the model would predict next if it stopped after each layer", about,
         "framed: the final prediction, from the layer on at which it stays",
     )  # fmt: skip
     return fig
 
 
-def attribution_figure(attribution):
-    """Draw a direct logit attribution: a layer x head map, and bars of what each layer's attention and MLP write."""
-    a = attribution
+def attribution_figure(attribution, about="", beside=()):
+    """Draw a direct logit attribution: a layer x head map, and bars of what each layer's attention and MLP write.
+
+    beside are the attributions of pictures that stand beside this one: all get the same scale.
+    """
+    a, all_of_them = attribution, [attribution, *beside]
     n_layer, n_head = a.heads.shape
     fig = new_figure(0.44 * max(n_head, 6) + 7.2, 0.3 * (n_layer + 3) + 1.7)
     left, right = fig.subplots(1, 2, width_ratios=[0.44 * max(n_head, 6), 4.4])
-    most = np.abs(a.heads).max() or 1
+    most = max(np.abs(each.heads).max() for each in all_of_them) or 1
     edges = np.arange(n_head + 1) - 0.5, np.arange(n_layer + 1) - 0.5
     mesh = left.pcolormesh(*edges, a.heads, cmap=SIGNED, vmin=-most, vmax=most, edgecolors="0.88", linewidth=0.4)
     for (layer, head), value in np.ndenumerate(a.heads):
@@ -111,7 +98,7 @@ def attribution_figure(attribution):
     left.set_xlabel("head", fontsize=9)
     left.set_ylabel("layer", fontsize=9)
     left.set_title("each head", fontsize=9, loc="left")
-    colour_bar(fig, [left], mesh, None)
+    colour_bar(fig, [left], mesh)
 
     at = np.arange(n_layer)
     for y, values, colour, name in (
@@ -121,7 +108,9 @@ def attribution_figure(attribution):
     ):
         bars = right.barh(y, values, 0.38, color=colour, label=name)
         right.bar_label(bars, [f"{value:.2f}" for value in values], padding=2, fontsize=6)
-    right.margins(x=0.1)
+    bars = [(*each.attn, *each.mlp, each.embedding, each.position_embedding, each.ln_f_bias) for each in all_of_them]
+    lo, hi = min(0, np.min(bars)), max(0, np.max(bars))
+    right.set_xlim(lo - 0.14 * (hi - lo), hi + 0.14 * (hi - lo))
     right.axvline(0, color="black", linewidth=0.8)
     right.set_yticks([-2, -1, *at, n_layer], ["token emb.", "position emb.", *map(str, at), "ln_f bias"], fontsize=8)
     right.set_ylim(n_layer + 0.5, -2.5)
@@ -131,9 +120,9 @@ def attribution_figure(attribution):
     right.spines[["top", "right"]].set_visible(False)
     right.set_title("each layer", fontsize=9, loc="left")
     fig.legend(*right.get_legend_handles_labels(), fontsize=8, loc="upper right", ncols=2, frameon=False)
-    token = labels(a.run.model, [a.run.tokens[a.position]])[0]
+    token = a.run.model.labels([a.run.tokens[a.position]])[0]
     heading(
-        fig, a.run, f"{a.question} = {a.total:+.2f}: who wrote it",
+        fig, a.run, f"{a.question} = {a.total:+.2f}: who wrote it", about,
         f"at position {a.position}, {token}; all terms add up to {a.total:+.2f}; final layer-norm scale frozen",
     )  # fmt: skip
     return fig
@@ -165,7 +154,8 @@ def pattern_figure(run, layer, head):
     ax.set_xlabel("source: the position that is read", fontsize=9)
     ax.set_ylabel("destination: the position that reads", fontsize=9)
     colour_bar(fig, [ax], mesh, "share of the attention")
-    heading(fig, run, f"Attention pattern of head {layer}.{head}")
+    notes = "each row sums to 1", "shades by the square root, so that small shares show"
+    heading(fig, run, f"Attention pattern of head {layer}.{head}", *notes)
     return fig
 
 
@@ -178,47 +168,8 @@ def new_figure(width, height):
 
 def tidy(ax, n_rows, n_columns, small=False):
     """Thin lines between the cells, small labels, tokens set at an angle."""
-    ax.set_xticks(np.arange(1, n_columns) - 0.5, minor=True)
-    ax.set_yticks(np.arange(1, n_rows) - 0.5, minor=True)
-    ax.grid(which="minor", color="0.88", linewidth=0.4)
-    ax.tick_params(length=2, width=0.5, labelsize=6.5 if small else 8)
-    ax.tick_params(which="minor", length=0)
+    cell_lines(ax, n_rows, n_columns)
+    ax.tick_params(labelsize=6.5 if small else 8)
     angle = {"rotation": 90} if small else {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
     for text in ax.get_xticklabels():
         text.set(**angle)
-    for spine in ax.spines.values():
-        spine.set_linewidth(0.5)
-
-
-def colour_bar(fig, axes, mesh, label):
-    bar = fig.colorbar(mesh, ax=axes, fraction=0.05, pad=0.015, aspect=30)
-    bar.ax.tick_params(labelsize=8)
-    bar.outline.set_linewidth(0.5)
-    if label:
-        bar.set_label(label, fontsize=9)
-
-
-# Files
-
-
-def check_picture(path):
-    """Raise ValueError, in one sentence, for a path that no picture can be written to."""
-    path = Path(path)
-    if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"cannot write {path}: a picture's name ends in {', '.join(SUFFIXES)}")
-    if not path.parent.is_dir():
-        raise ValueError(f"cannot write {path}: there is no folder {path.parent}")
-    if path.is_dir():
-        raise ValueError(f"cannot write {path}: it is a folder")
-
-
-def write(fig, path):
-    """Write a figure to a .png, .pdf or .svg in one move: an interrupted command leaves an older file as it was."""
-    check_picture(path)
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        fig.savefig(temporary, format=path.suffix.lower().lstrip("."), dpi=150)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -20,6 +20,8 @@ END_OF_TEXT = "<|endoftext|>"  # GPT-2's only special token: it stands between d
 # contractions are lower case only: "I'LL" is cut as "I", "'", "LL" (openai/gpt-2 src/encoder.py, Encoder.pat).
 WORDS = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
 
+LONGEST = 1 << 24  # bytes of vocab.json or merges.txt; the longer of GPT-2's has 1 million
+
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 # Visible stand-ins. No token of GPT-2 holds one of them (as some do "·" and "→"), and DejaVu Sans can draw them.
@@ -93,7 +95,7 @@ class Tokenizer:
 
     def visible_tokens(self, tokens):
         """Return the labels of several tokens, list[str]."""
-        return [self.visible(token) for token in tokens]
+        return [self.visible(token) for token in self.check_ids(tokens)]
 
     def single_token(self, text):
         """Return the id of the one token that is exactly this text, or raise a ValueError that shows its tokens."""
@@ -155,8 +157,8 @@ def read_vocabulary(vocab_path, merges_path):
     for number, (has, makes) in enumerate(zip_longest(by_id, by_merge), start=1):
         if has != makes:
             raise VocabularyError(
-                f"{merges_path} and {vocab_path} disagree: merge {number} makes {makes!r}, the next id stands for "
-                f"{has!r} (None: there are no more); take both files from one checkpoint"
+                f"{merges_path} and {vocab_path} disagree: merge {number} makes {makes!r:.60}, the next id stands for "
+                f"{has!r:.60} (None: there are no more); take both files from one checkpoint"
             )
     return {spelling: ids[token] for token, spelling in made.items()}, special
 
@@ -189,15 +191,20 @@ def read_merges(path):
                 "it must be two tokens with one space between them"
             )
         if left + right in made:
-            raise VocabularyError(f"line {number} of {path} makes {left + right!r} a second time; fetch the file again")
+            raise VocabularyError(f"line {number} of {path} makes {left + right!r:.60} a second time; fetch the file again")
         made[left + right] = made[left] + made[right]
     return made
 
 
 def read_text(path):
     try:
-        return path.read_text(encoding="utf-8")
+        with open(path, "rb") as file:
+            data = file.read(LONGEST + 1)
+        text = data.decode("utf-8").replace("\r\n", "\n")
     except OSError as error:
         raise VocabularyError(f"cannot read {path}: {error.strerror}; give vocab.json and merges.txt") from None
     except UnicodeDecodeError as error:
         raise VocabularyError(f"{path} is not UTF-8 text (byte {error.start}); fetch the file again") from None
+    if len(data) > LONGEST:
+        raise VocabularyError(f"{path} is longer than {LONGEST:,} bytes and no GPT-2's; fetch the file again")
+    return text

@@ -40,12 +40,14 @@ def load(name_or_folder, dtype=np.float32, revision=None):
 
     The arrays are read-only, C-contiguous and of `dtype`, float32 or float64. Raises CheckpointError or hub.HubError.
     """
+    if not isinstance(name_or_folder, (str, bytes, os.PathLike)):
+        raise CheckpointError(f"a model has a name or a folder, and {brief(name_or_folder)} is neither")
     name = os.fsdecode(name_or_folder)
     path = BUNDLED if name == "bundled" else os.path.expanduser(name)
     if os.path.isdir(path):
         folder = Path(path)
         if revision is not None:
-            raise CheckpointError(f"revision {revision!r} chooses among versions on the Hub, but {name} is a folder")
+            raise CheckpointError(f"revision {brief(revision)} chooses among versions on the Hub, but {name} is a folder")
         config, weights = load_folder(folder, dtype)
         return config, weights, Source(name, None, folder, lambda: load_tokenizer(folder, config.n_vocab))
     if os.path.isfile(path):
@@ -70,13 +72,16 @@ def load_folder(folder, dtype=np.float32):
     """Load a folder in the Hub's layout: (Config, Weights)."""
     check_dtype(dtype)
     config = read_config(folder)
-    stored = read_headers(folder)
-    check_shapes(config, {name: tensor.shape for name, tensor in stored.items()}, folder)
-    # Largest first, so that the two threads end together: wte alone is a third of GPT-2 small.
-    names = sorted(expected_shapes(config), key=lambda name: -math.prod(stored[name].shape))
-    with ThreadPoolExecutor(2) as pool:
-        arrays = pool.map(lambda name: read_tensor(name, stored[name], dtype), names)
-        flat = dict(zip(names, arrays, strict=True))
+    try:
+        stored = read_headers(folder)
+        check_shapes(config, {name: tensor.shape for name, tensor in stored.items()}, folder)
+        # Largest first, so that the two threads end together: wte alone is a third of GPT-2 small.
+        names = sorted(expected_shapes(config), key=lambda name: -math.prod(stored[name].shape))
+        with ThreadPoolExecutor(2) as pool:
+            arrays = pool.map(lambda name: read_tensor(name, stored[name], dtype), names)
+            flat = dict(zip(names, arrays, strict=True))
+    except MemoryError as error:
+        raise CheckpointError(f"the weights in {folder} do not fit into the memory there is ({brief(error)})") from None
     if "lm_head.weight" in stored:
         check_tied(stored["lm_head.weight"], flat["wte.weight"])
     return config, nest(flat)
@@ -184,9 +189,9 @@ def check_shapes(config, shapes, folder):
     known = {f"h.{layer}.attn.{mask}" for layer in range(config.n_layer) for mask in ("bias", "masked_bias")}
     known |= expected.keys() | {"lm_head.weight"}
     faults = [f"{name} is missing" for name in expected if name not in shapes]
-    faults += [f"{name} is not part of it" for name in shapes if name not in known]
+    faults += [f"{brief(name)} is not part of it" for name in shapes if name not in known]
     faults += [
-        f"{name} has shape {list(shapes[name])}, not {list(shape)}"
+        f"{name} has shape {brief(list(shapes[name]))}, not {list(shape)}"
         for name, shape in expected.items()
         if shapes.get(name, shape) != shape
     ]

@@ -9,6 +9,7 @@ off. Read sweep.py for the exact values.
 import numpy as np
 
 from minigpt2.backward import activation_gradients
+from minigpt2.gpt2 import quiet
 
 from .plan import Plan
 
@@ -20,14 +21,22 @@ def attribute(model, pair, site="resid_post", **choices):
     derivative is not known; a function of the user's can bring its own as an attribute, f.slope(logits) -> [n_vocab].
     """
     plan = Plan(model, pair, site, **choices)
-    gradient = getattr(activation_gradients(plan.base, slope(plan)), "pattern" if site == "pattern_entry" else site)
-    effect = gradient * plan.alpha * (vectors(plan.source, site) - vectors(plan.base, site))  # shape of the activation
-    if site != "pattern_entry":
-        effect = effect.sum(axis=-1)  # [n_layer, n_seq] or [n_layer, n_head, n_seq]
-    if plan.all_positions:
-        effect = effect.sum(axis=-1)
-    result = plan.result(method="attribution")
-    result.values[...] = plan.base_value + effect[np.ix_(*plan.axes.values())]
+    name = "pattern" if site == "pattern_entry" else site
+    with quiet():
+        gradient = getattr(activation_gradients(plan.base, slope(plan), keep=[name]), name)
+        effect = gradient * plan.alpha * (vectors(plan.source, site) - vectors(plan.base, site))  # shape of the activation
+        if site != "pattern_entry":
+            effect = effect.sum(axis=-1)  # [n_layer, n_seq] or [n_layer, n_head, n_seq]
+        if plan.all_positions:
+            effect = effect.sum(axis=-1)
+        result = plan.result(method="attribution")
+        result.values[...] = plan.base_value + effect[np.ix_(*plan.axes.values())]
+    if not np.isfinite(result.values).all():
+        layer = plan.axes["layer"][np.argwhere(~np.isfinite(result.values))[-1][0]]  # the gradient comes from above
+        raise FloatingPointError(
+            f"the attribution overflowed {plan.model.dtype} in layer {layer}: alpha, the metric's slope or the weights are "
+            "too large; try dtype=np.float64"
+        )
     return result
 
 
@@ -41,10 +50,18 @@ def slope(plan):
         )
     resid = plan.base.resid_post[-1, -1]
     if tokens is None:
-        return metric.slope(plan.logits(resid))
+        return checked(metric.slope, plan.logits(resid))
     dlogits = np.zeros(plan.model.config.n_vocab, plan.model.dtype)
     dlogits[list(tokens)] = metric.slope(plan.logits(resid, tokens))
     return dlogits
+
+
+def checked(f, logits):
+    """f(logits) as an array, if it is a gradient by logits."""
+    slope = np.asarray(f(logits)) if callable(f) else np.asarray(None)
+    if slope.shape != logits.shape or slope.dtype.kind not in "iuf" or not np.isfinite(slope).all():
+        raise ValueError(f"the metric's slope must be a function that returns {len(logits)} finite numbers, one for each logit")
+    return slope
 
 
 def vectors(run, site):

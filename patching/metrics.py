@@ -5,6 +5,7 @@ needs a softmax, and any function of the user's, costs the full unembedding of e
 multiplications each, about half a forward pass of the GPT-2 small shape per position).
 """
 
+import math
 from dataclasses import dataclass
 from typing import Callable, Optional
 
@@ -87,9 +88,10 @@ def user_function(f):
 
     def read(logits):
         flat = logits.reshape(-1, logits.shape[-1])
+        flat.flags.writeable = False  # they may be kept, as the result's logits
         values = [np.asarray(f(row)) for row in flat]
         for value in values:
-            if value.shape != () or not np.issubdtype(value.dtype, np.number):
+            if value.shape != () or value.dtype.kind not in "iuf":
                 raise ValueError(
                     f"the metric must return one number for the logits of one position, [{logits.shape[-1]}]; it returned "
                     f"{value.dtype} of shape {list(value.shape)}"
@@ -97,6 +99,19 @@ def user_function(f):
         return np.array(values).reshape(logits.shape[:-1])
 
     return Metric(getattr(f, "__name__", "metric"), getattr(f, "__name__", "metric"), read, getattr(f, "slope", None))
+
+
+def check_value(metric, value, dtype, where):
+    """Refuse a value that `dtype` holds no number for: a map with a NaN in it would be drawn, and believed."""
+    if not (is_finite(value) and abs(float(value)) <= float(np.finfo(dtype).max)):
+        raise ValueError(f"the metric {metric.name} is {value:.4g} {where}: it must be a finite number for any logits")
+
+
+def is_finite(number):
+    try:
+        return math.isfinite(number)
+    except OverflowError:  # an integer beyond any float
+        return False
 
 
 METRICS = (
@@ -118,12 +133,12 @@ def make(metric, answers, labels, last_logits):
     difference = logit_difference(*answers, labels)
     if callable(metric):
         return user_function(metric)
+    if not isinstance(metric, str) or metric not in METRICS:
+        raise ValueError(f"there is no metric {metric!r:.60}: it is one of {', '.join(METRICS)}, or a function of the logits")
     if metric == "logit_difference":
         return difference
     if metric == "normalised":
         return normalised(difference, *difference.read(last_logits(difference.tokens)))
-    if metric in METRICS:
-        which = metric.startswith("corrupted")
-        kind = log_probability if metric.endswith("log_probability") else probability
-        return kind(metric, answers[which], labels[which])
-    raise ValueError(f"there is no metric {metric!r}: it is one of {', '.join(METRICS)}, or a function of the logits")
+    which = metric.startswith("corrupted")
+    kind = log_probability if metric.endswith("log_probability") else probability
+    return kind(metric, answers[which], labels[which])

@@ -9,10 +9,14 @@ from typing import NamedTuple
 import numpy as np
 
 from minigpt2 import model as m
+from minigpt2.gpt2 import check_finite, quiet
 
-from . import metrics, prompts
+from . import metrics
+from .prompts import PromptPair
 from .result import Result
 from .sites import SITES
+
+NUMBER = (int, float, np.integer, np.floating)
 
 
 class Patch(NamedTuple):
@@ -37,27 +41,39 @@ class Plan:
         self, model, pair, site="resid_post", *, direction="denoising", metric="logit_difference", alpha=1.0,
         layers=None, heads=None, positions=None,
     ):  # fmt: skip
-        if site not in SITES:
+        if not isinstance(pair, PromptPair):
+            raise ValueError(f"a sweep compares the texts of a PromptPair, got {type(pair).__name__}")
+        if not isinstance(site, str) or site not in SITES:
             raise ValueError(f"there is no site {site!r}: it is one of {', '.join(SITES)}")
-        if direction not in ("denoising", "noising"):
+        if not isinstance(direction, str) or direction not in ("denoising", "noising"):
             raise ValueError(f'direction is "denoising" (clean into corrupted) or "noising", got {direction!r}')
-        if not (isinstance(alpha, (int, float, np.floating, np.integer)) and np.isfinite(alpha)):
-            raise ValueError(f"alpha must be a finite number (1 writes the whole vector, 0 none of it), got {alpha!r}")
+        if not (isinstance(alpha, NUMBER) and metrics.is_finite(alpha)):
+            raise ValueError(f"alpha must be a finite number (1 writes the whole vector, 0 none of it), got {alpha!r:.60}")
         self.model, self.site_name, self.site = model, site, SITES[site]
         self.direction, self.alpha = direction, float(alpha)
         self.tokens = pair.tokens(model)
         self.all_positions = isinstance(positions, str) and positions == "all"
         self.axes = self._choose(layers, heads, positions)
 
-        self.clean, self.corrupted = model.run_batch([self.tokens.clean, self.tokens.corrupted])
         denoising = direction == "denoising"
-        self.base, self.source = (self.corrupted, self.clean) if denoising else (self.clean, self.corrupted)
-        ends = np.stack([self.clean.resid_post[-1, -1], self.corrupted.resid_post[-1, -1]])  # [2, n_embd]
-        labels = prompts.labels(model, self.tokens.answers)
+        clean, corrupted = self._runs(("source", "base") if denoising else ("base", "source"))
+        self.base, self.source = (corrupted, clean) if denoising else (clean, corrupted)
+        ends = np.stack([clean.resid_post[-1, -1], corrupted.resid_post[-1, -1]])  # [2, n_embd]
+        labels = model.labels(self.tokens.answers)
         self.metric = metrics.make(metric, self.tokens.answers, labels, lambda tokens: self.logits(ends, tokens))
         self.clean_value, self.corrupted_value = map(float, self.metric.read(self.logits(ends, self.metric.tokens)))
+        for run, value in (("clean", self.clean_value), ("corrupted", self.corrupted_value)):
+            metrics.check_value(self.metric, value, model.dtype, f"on the {run} run")
         self.base_value = self.corrupted_value if denoising else self.clean_value
         self.patches = [self._patch(index) for index in product(*(range(len(a)) for a in self.axes.values()))]
+
+    def _runs(self, roles):
+        """The runs of the clean and of the corrupted text, which are "base" or "source"."""
+        texts = self.tokens.clean, self.tokens.corrupted
+        if len(texts[0]) <= 256:
+            return self.model.run_batch(texts)  # every weight is read once
+        keep = {"base": None, "source": ["q", "k"] if self.site_name.startswith("pattern") else [self.site_name]}
+        return [self.model.run(text, keep[role]) for text, role in zip(texts, roles)]  # memory counts for long texts
 
     def _choose(self, layers, heads, positions):
         """The chosen indices of each axis of the result, {"layer": [0, 1, ...], ...}."""
@@ -83,12 +99,20 @@ class Plan:
 
     def overwrite(self, patch):
         """The changed stream [n_seq, n_embd] of a patch, and where it enters: (layer, "resid_pre" or "resid_mid")."""
-        return self.site.overwrite(self.base, self.source, self.alpha, patch.layer, patch.at, *patch.rest)
+        with quiet():
+            stream, layer, at = self.site.overwrite(
+                self.base, self.source, self.alpha, patch.layer, patch.at, *patch.rest
+            )
+        check_finite(stream, f"the patched stream overflowed {self.model.dtype} in layer {patch.layer}")
+        return stream, layer, at
 
     def logits(self, resid, tokens=None):
         """Logits [..., n] of some tokens (all if None) from the stream behind the last block, [..., n_embd]."""
         weights, eps = self.model.weights, self.model.config.layer_norm_epsilon
-        return m.unembed(resid, weights.ln_f, weights.wte if tokens is None else weights.wte[list(tokens)], eps)
+        with quiet():
+            logits = m.unembed(resid, weights.ln_f, weights.wte if tokens is None else weights.wte[list(tokens)], eps)
+        check_finite(logits, f"the logits overflowed {self.model.dtype}")
+        return logits
 
     def result(self, keep_logits=False, method="patching"):
         """A Result in which every value is the base run's, and so the value of every patch that cannot matter."""
@@ -109,9 +133,9 @@ class Plan:
             unit=self.metric.unit,
             alpha=self.alpha,
             tokens=self.tokens,
-            clean_labels=tuple(prompts.labels(self.model, self.tokens.clean)),
-            corrupted_labels=tuple(prompts.labels(self.model, self.tokens.corrupted)),
-            answer_labels=tuple(prompts.labels(self.model, self.tokens.answers)),
+            clean_labels=tuple(self.model.labels(self.tokens.clean)),
+            corrupted_labels=tuple(self.model.labels(self.tokens.corrupted)),
+            answer_labels=tuple(self.model.labels(self.tokens.answers)),
             model=self.model.name,
             revision=self.model.revision,
             method=method,
@@ -122,16 +146,24 @@ def indices(what, chosen, n, of):
     """A checked list of distinct indices 0 to n - 1; negative ones count from the end, as in Python."""
     if chosen is None:
         return list(range(n))
-    try:
-        chosen = [int(i) if int(i) == i else None for i in chosen]
-    except (TypeError, ValueError):
-        chosen = [None]
-    if None in chosen or not chosen:
-        raise ValueError(f"{what}s must be a list of whole numbers with at least one in it (all by default)")
-    for i in chosen:
+    found = []
+    for i in whole_numbers(what, chosen):
         if not -n <= i < n:
             raise ValueError(f"there is no {what} {i}: {of} has {n}, 0 to {n - 1}")
-    chosen = [i % n for i in chosen]
-    if len(set(chosen)) < len(chosen):
-        raise ValueError(f"{what}s names the same {what} twice: {chosen}")
-    return chosen
+        if i % n in found:
+            raise ValueError(f"{what}s names the same {what} twice: {i % n}")
+        found.append(i % n)
+    if not found:
+        raise ValueError(f"{what}s must be a list of whole numbers with at least one in it (all by default)")
+    return found
+
+
+def whole_numbers(what, chosen):
+    """Yield them one by one, so that a wrong one among very many is the last that is looked at."""
+    try:
+        for i in chosen:
+            if not isinstance(i, NUMBER) or int(i) != i:
+                raise ValueError
+            yield int(i)
+    except (TypeError, ValueError, OverflowError):  # no list; a fraction or NaN; infinity
+        raise ValueError(f"{what}s must be a list of whole numbers with at least one in it (all by default)") from None

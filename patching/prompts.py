@@ -21,7 +21,16 @@ class PromptPair:
     @classmethod
     def from_tokens(cls, clean, corrupted, answers):
         """A pair given as token ids, for models without a vocabulary: two lists of ids, and two answer ids."""
-        return cls(None, None, tuple(answers), ids=(tuple(clean), tuple(corrupted)))
+        try:
+            return cls(None, None, tuple(answers), ids=(tuple(clean), tuple(corrupted)))
+        except TypeError:
+            given = ", ".join(type(part).__name__ for part in (clean, corrupted, answers))
+            raise ValueError(f"from_tokens takes two lists of token ids and two answer ids, got {given}") from None
+
+    def __post_init__(self):
+        if not isinstance(self.answers, (tuple, list)) or len(self.answers) != 2:
+            got = len(self.answers) if isinstance(self.answers, (tuple, list)) else type(self.answers).__name__
+            raise ValueError(f"answers must be two, (clean answer, corrupted answer), got {got}")
 
     def __repr__(self):
         clean, corrupted = self.ids or (self.clean, self.corrupted)
@@ -29,20 +38,18 @@ class PromptPair:
 
     def tokens(self, model):
         """Tokenise with the model's vocabulary and check. Returns PairTokens, or raises ValueError with the remedy."""
-        if len(self.answers) != 2:
-            raise ValueError(f"answers must be two, (clean answer, corrupted answer), got {len(self.answers)}")
         if self.ids is None:
             bos = [end_of_text(model)] if self.bos else []
             clean, corrupted = bos + model.encode(self.clean), bos + model.encode(self.corrupted)
             answers = [model.tokenizer.single_token(answer) for answer in self.answers]
         else:
             (clean, corrupted), answers = self.ids, self.answers
+        clean, corrupted = model.check_tokens(clean), model.check_tokens(corrupted)
         if len(clean) != len(corrupted):
             raise ValueError(
                 f"clean has {len(clean)} tokens, corrupted {len(corrupted)}: patching compares position by position, so "
                 f"reword one of them.\n{aligned(model, clean, corrupted)}"
             )
-        clean, corrupted = model.check_tokens(clean), model.check_tokens(corrupted)
         answers = model.check_tokens(answers)
         if answers[0] == answers[1]:
             raise ValueError(f"both answers are token {answers[0]}: the metric compares two different tokens")
@@ -66,17 +73,9 @@ def end_of_text(model):
     return token
 
 
-def labels(model, tokens):
-    """A visible string for each token: from the vocabulary, or the ids themselves for a model without one."""
-    try:
-        return model.tokenizer.visible_tokens(tokens)
-    except ValueError:
-        return [str(token) for token in tokens]
-
-
 def aligned(model, clean, corrupted):
     """Both tokenisations in columns, one line each, the first difference marked below."""
-    top, bottom = labels(model, clean), labels(model, corrupted)
+    top, bottom = model.labels(clean), model.labels(corrupted)
     pairs = [(a, b, max(len(a), len(b))) for a, b in zip(top, bottom)]
     n = len(pairs)
     line = lambda name, cells, rest: f"  {name:<10} " + " | ".join([*cells, *rest])  # noqa: E731

@@ -9,8 +9,9 @@ import numpy as np
 class Result:
     """The metric after each patch.
 
-    values has one axis for each entry of axes, in that order ("layer", "head", "position", "source"); axes[name] are the
-    model's indices along it. share gives the same values on the scale where the run that was patched is 0 and the other is 1.
+    values has one axis for each entry of axes, in that order ("layer", "head", "position", "source"); axes[name] are
+    the model's indices along it. share gives the same values on the scale where the run that was patched is 0 and the
+    other is 1.
     """
 
     values: np.ndarray  # [n_layer, n_seq] for resid_post, and so on
@@ -34,9 +35,20 @@ class Result:
     def __repr__(self):
         lo, hi = float(self.values.min()), float(self.values.max())
         return (
-            f"Result({self.site} by {' x '.join(self.axes)} {list(self.values.shape)}, {self.direction}, {self.unit} from "
-            f"{lo:.3f} to {hi:.3f}; clean {self.clean_value:.3f}, corrupted {self.corrupted_value:.3f}; {self.model})"
+            f"Result({self.site} by {' x '.join(self.axes)} {list(self.values.shape)}, {self.direction}, "
+            f"{self.unit} from {lo:.3f} to {hi:.3f}; "
+            f"clean {self.clean_value:.3f}, corrupted {self.corrupted_value:.3f}; {self.model})"
         )
+
+    def _repr_png_(self):
+        """The heatmap, which a notebook shows for a result."""
+        from io import BytesIO
+
+        from .plot import figure
+
+        picture = BytesIO()
+        figure(self).savefig(picture, format="png", dpi=100)
+        return picture.getvalue()
 
     @property
     def base_value(self):
@@ -52,4 +64,4 @@ class Result:
     def share(self):
         """How far each patch moves the metric from base_value (0) to target_value (1); NaN where the two are equal."""
         gap = self.target_value - self.base_value
-        return (self.values - self.base_value) / gap if gap else np.full_like(self.values, np.nan)
+        return (self.values - self.base_value) / gap + 0.0 if gap else np.full_like(self.values, np.nan)

@@ -1,27 +1,26 @@
 """A result on disk: one .npz that load() reads back, and the same as .json to read and as .csv for a spreadsheet.
 
 Nothing is pickled, in either direction: the .npz holds `values` (and `logits`) as plain arrays and everything else as
-JSON text. Every file is written under a temporary name in its folder and moved into place, so that an interrupted
-command leaves the old file as it was.
+JSON text.
 """
 
 import csv
 import io
 import json
-import os
 import platform
-import tempfile
-import zipfile
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+
+from minigpt2.files import brief
+from minigpt2.writing import replacing
 
 from .prompts import PairTokens
 from .result import Result
 from .sites import SITES
 
 FORMAT = 1
+LARGEST = 1e100  # of a number in a result; matplotlib's scales end before floats do
 ARRAYS = ("values", "logits")
 SUFFIXES = (".npz", ".json", ".csv")
 KINDS = {  # of every other field of Result as JSON has it; the check of a file that someone may have edited
@@ -114,16 +113,18 @@ def versions():
 
 def load(path):
     """Read a Result from a .npz that save() wrote. Raises ValueError for a file that is not one, OSError for none."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            about = json.loads(str(file["about"][()]))
-            arrays = {name: file[name] for name in ARRAYS if name in file}
-    except (zipfile.BadZipFile, KeyError, ValueError, TypeError, AttributeError, EOFError) as error:
-        raise ValueError(f"{path} is not a result that patching.save wrote ({error})") from None
+    with open(path, "rb") as opened:
+        try:
+            with np.load(opened, allow_pickle=False) as file:
+                about = json.loads(str(file["about"][()]))
+                arrays = {name: file[name] for name in ARRAYS if name in file}
+        except Exception as error:  # zipfile, zlib, lzma and NumPy's format have classes of their own
+            raise ValueError(f"{path} is not a result that patching.save wrote ({brief(error)})") from None
     fault = find_fault(about, arrays)
     if fault:
-        raise ValueError(f"{path} is not a whole result: {fault}; make it again with python -m patching.demo --save")
-    fields = {name: about[name] for name in KINDS}
+        remedy = "make it again with python -m patching.demo --save"
+        raise ValueError(f"{path} is not a whole result: {fault:.200}; {remedy}")
+    fields = {name: float(about[name]) if kind is float else about[name] for name, kind in KINDS.items()}
     for name in ("clean_labels", "corrupted_labels", "answer_labels"):
         fields[name] = tuple(fields[name])
     tokens = fields["tokens"]
@@ -143,6 +144,10 @@ def find_fault(about, arrays):
     axes, tokens, values = about["axes"], about["tokens"], arrays.get("values")
     if values is None or not np.issubdtype(values.dtype, np.floating):
         return "its values are missing or no numbers"
+    if not all(abs(number) < LARGEST for number in (about["clean_value"], about["corrupted_value"], about["alpha"])):
+        return "its numbers are not finite"
+    if not (np.abs(values.astype(np.float64)) < LARGEST).all():
+        return "its values are not all finite"
     if not all(indices_ok(chosen) for chosen in axes.values()):
         return "its axes are not lists of different indices"
     if tuple(map(len, axes.values())) != values.shape or not axes:
@@ -175,42 +180,3 @@ def possible_axes(axes):
 def indices_ok(chosen, distinct=True):
     ok = isinstance(chosen, list) and chosen and all(type(i) is int and i >= 0 for i in chosen)
     return ok and not (distinct and len(set(chosen)) < len(chosen))
-
-
-# Files
-
-
-@contextmanager
-def replacing(path):
-    """Give a temporary path in the folder of `path`; it replaces `path` if all goes well, and is removed if not."""
-    path = Path(path)
-    try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:40]}-", suffix=path.suffix)
-    except OSError as error:
-        raise OSError(f"cannot write {path}: {error.strerror}") from None
-    os.close(handle)
-    try:
-        yield Path(name)
-        os.chmod(name, 0o666 & ~umask())  # mkstemp makes a private file; this one is like any other
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)
-
-
-def umask():
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def check_writable(path):
-    """Make the folder of `path` and see that a file can be made in it; raise OSError in one sentence if not."""
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
-            raise IsADirectoryError(None, "it is a folder; give the name of a file")
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise OSError(f"cannot write {path}: {error.strerror}") from None

@@ -5,7 +5,11 @@ A site returns the changed residual stream [n_seq, n_embd] and where it enters t
 (before that block's attention) or "resid_mid" (between its attention and its MLP). Entering at resid_pre of the layer
 above is resid_post. alpha blends: 1 writes the source's vector, 0 the base's own.
 
-To add a site: write its function, add its line to SITES.
+To add a site: write its function, add its line to SITES. It may change the rows from `at` on, never earlier ones: the
+one pass carries a patch as the suffix that begins there.
+
+At alpha 1 some maps are the same by construction: resid_pre of a layer is resid_post of the one below, and resid_mid gives
+what resid_post gives, since the MLP between them treats every position by itself.
 """
 
 from typing import Callable, NamedTuple

@@ -21,6 +21,7 @@ import numpy as np
 from minigpt2 import model as m
 from minigpt2.gpt2 import check_finite, quiet
 
+from .metrics import check_value
 from .plan import Plan
 
 
@@ -63,7 +64,10 @@ def sweep(model, pair, site="resid_post", *, keep_logits=False, progress=None, *
 
 def record(result, patch, metric, logits, tokens=None):
     """Enter one patch's value; logits are those of `tokens`, or of the whole vocabulary."""
-    result.values[patch.index] = metric.read(logits if tokens or not metric.tokens else logits[list(metric.tokens)])
+    value = metric.read(logits if tokens or not metric.tokens else logits[list(metric.tokens)])
+    place = ", ".join(f"{axis} {chosen[i]}" for (axis, chosen), i in zip(result.axes.items(), patch.index))
+    check_value(metric, value, result.values.dtype, f"after the patch at {place}")
+    result.values[patch.index] = value
     if result.logits is not None:
         result.logits[patch.index] = logits
 
@@ -104,14 +108,15 @@ def one_pass(model, base, arrivals):
             last_only = layer == c.n_layer - 1  # behind the last attention only the last position is read
             x = m.linear(m.layer_norm(streams.rows, *h.ln_1, eps), *h.attn.c_attn)  # [n_rows, 3 * n_embd]
             z = [
-                attend_behind(first, part, base.k[layer], base.v[layer], last_only) for first, part in streams.split(x)
+                attend_behind(group[0].first, part, base.k[layer], base.v[layer], last_only)
+                for group, part in streams.split(x)
             ]
             if last_only:
                 streams.keep_last_row()
             streams.rows += m.linear(np.concatenate(z), *h.attn.c_proj)
         if streams.join(a for a in arrivals if (a.layer, a.at) == (layer, "resid_mid")):
             streams.rows += m.mlp(m.layer_norm(streams.rows, *h.ln_2, eps), *h.mlp)
-            check_finite(streams.rows, f"overflowed {model.dtype} in layer {layer}")
+            check_finite(streams.rows, f"the residual stream overflowed {model.dtype} in layer {layer}")
     streams.join(a for a in arrivals if a.layer == c.n_layer)
     return streams.members, streams.rows
 
@@ -148,20 +153,21 @@ class Streams:
         arrivals = list(arrivals)
         if arrivals:
             parts = [(member, member.rows) for member in arrivals]
-            for first, part in self.split(self.rows):
-                parts += zip([a for a in self.members if a.first == first], part)
+            for group, part in self.split(self.rows):
+                parts += zip(group, part)
             parts.sort(key=lambda part: part[0].first)
             self.members = [member for member, _ in parts]
             self.rows = np.concatenate([rows for _, rows in parts])
         return bool(self.members)
 
     def split(self, rows):
-        """Cut a matrix with a row for each of self.rows into (first, [n_patches, n_rows_each, n]), a group at a time."""
+        """Cut a matrix with a row for each of self.rows into the groups of members that begin together, each with its
+        part of the matrix, [n_patches, n_seq - first, n]."""
         start = 0
         for first, group in groupby(self.members, key=lambda member: member.first):
-            n_patches, n_each = sum(1 for _ in group), self.n_seq - first
-            stop = start + n_patches * n_each
-            yield first, rows[start:stop].reshape(n_patches, n_each, -1)
+            group = list(group)
+            stop = start + len(group) * (self.n_seq - first)
+            yield group, rows[start:stop].reshape(len(group), self.n_seq - first, -1)
             start = stop
 
     def keep_last_row(self):
@@ -171,22 +177,26 @@ class Streams:
         self.members = [member._replace(first=self.n_seq - 1) for member in self.members]
 
 
-def in_groups(members, rows, n=256):
+def in_groups(members, rows, n=128):
     """Pieces of at most n patches, so that reading a metric off the whole vocabulary stays small."""
     for start in range(0, len(members), n):
         yield members[start : start + n], rows[start : start + n]
 
 
 def batches(plan, budget=160 << 20):
-    """The patches in batches whose rows fit the budget (bytes), those of one position together so that their attention is."""
-    c = plan.model.config
-    row = 16 * c.n_embd * np.dtype(plan.model.dtype).itemsize  # stream, its norm, q, k, v, z, and the MLP's 4 to 8 n_embd
-    n_seq, batch, n_rows = len(plan.tokens.clean), [], 0
+    """The patches in batches whose streams fit the budget (bytes), those of one position together, as is their attention.
+
+    A row has its stream, the norm of it, q, k, v, z, and the MLP's 4 to 8 n_embd; a patch has k and v for all positions.
+    """
+    n_seq = len(plan.tokens.clean)
+    number = plan.model.config.n_embd * np.dtype(plan.model.dtype).itemsize
+    batch, size = [], 0
     for patch in sorted(plan.patches, key=lambda patch: patch.first):
-        if batch and (n_rows + n_seq - patch.first) * row > budget:
+        needs = (16 * (n_seq - patch.first) + 2 * n_seq) * number
+        if batch and size + needs > budget:
             yield batch
-            batch, n_rows = [], 0
+            batch, size = [], 0
         batch.append(patch)
-        n_rows += n_seq - patch.first
+        size += needs
     if batch:
         yield batch

@@ -1,105 +1,20 @@
-"""What a command shows in a terminal: tables that line up, a map in colour, progress, and errors as one sentence.
+"""A sweep in a terminal: its map, in colour or in plain characters, and its progress.
 
-Colour and progress are for terminals only: into a file or a pipe go plain characters, and NO_COLOR or TERM=dumb ask for
-them too. Nothing here knows what it shows; demo.py does.
+Tables, line breaks and errors are minigpt2/terminal.py's, as of every command.
 """
 
 import os
-import re
-import shutil
 import sys
 import time
-import unicodedata
-from itertools import zip_longest
 
 import numpy as np
+
+from minigpt2.terminal import fit, width, wrapped
 
 LOW, MIDDLE, HIGH = (33, 102, 172), (247, 247, 247), (178, 24, 43)  # ColorBrewer's RdBu, as in the figures
 
 
-def guarded(main):
-    """Run a command's main() and return its exit status: an error that a user can cause is one line on stderr."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 shows "\u2423" rather than failing
-    try:
-        main()
-        sys.stdout.flush()
-        return 0
-    except BrokenPipeError:  # the reader has seen enough, as in "| head"
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    except KeyboardInterrupt:
-        print("interrupted: nothing more was written", file=sys.stderr)
-        return 130
-    except (ValueError, OSError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-
-
-# Text of odd widths
-
-
-def width(text):
-    """The columns that text takes in a terminal: two for East Asian wide characters and emoji, none for marks."""
-    return sum(
-        0 if unicodedata.combining(c) or unicodedata.category(c) in ("Mn", "Me", "Cf")
-        else 1 + (unicodedata.east_asian_width(c) in "WF")
-        for c in text
-    )  # fmt: skip
-
-
-def fit(text, n, right=False):
-    """Text in exactly n columns: padded, or cut with "…" at its end."""
-    if width(text) > n:
-        while width(text) > n - 1:
-            text = text[:-1]
-        text = (text + "…")[:n]
-    pad = " " * (n - width(text))
-    return pad + text if right else text + pad
-
-
-def wrapped(text, n, indent=""):
-    """Text in lines of at most n columns, the second and later ones indented; no word is cut."""
-    lines, line = [], ""
-    for word in text.split(" "):
-        if line and width(line) + 1 + width(word) > n:
-            lines.append(line)
-            line = indent + word
-        else:
-            line = f"{line} {word}" if line else word
-    return [*lines, line]
-
-
-def table(head, rows, most=40):
-    """Lines of a table with its head underlined; columns of numbers stand to the right, none is wider than `most`."""
-    rows = [[str(cell) for cell in row] for row in rows]
-    widths = [min(most, max(map(width, column))) for column in zip(head, *rows)]
-    right = [all(re.fullmatch(r"<?-?[\d.]+(e-?\d+)?( %)?", cell) for cell in column) for column in zip(*rows)]
-    right = right or [False] * len(head)
-    lines = [head, ["-" * n for n in widths], *rows]
-    return ["  ".join(fit(c, n, r) for c, n, r in zip(line, widths, right)).rstrip() for line in lines]
-
-
-def beside(left, right, n, between="     "):
-    """Two blocks of lines side by side where n columns are enough for both, else one below the other."""
-    wide = max(map(width, left))
-    if wide + len(between) + max(map(width, right)) > n:
-        return [*left, "", *right]
-    return [(fit(a, wide) + between + b).rstrip() for a, b in zip_longest(left, right, fillvalue="")]
-
-
 # The map
-
-
-def in_colour(stream=None):
-    """Whether to write colours to a stream (stdout)."""
-    stream = stream or sys.stdout
-    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "") not in ("", "dumb")
-
-
-def columns():
-    return max(40, shutil.get_terminal_size().columns)
 
 
 def heatmap(values, base, gap, row_names, column_names, n, colour):

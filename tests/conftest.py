@@ -14,6 +14,14 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "reference: needs Hugging Face's model or TransformerLens; skipped without them")
 
 
+def pytest_terminal_summary(terminalreporter):
+    from fuzz import cases
+
+    if cases:
+        kinds = ", ".join(f"{kind} {n:,}" for kind, n in cases.items())
+        terminalreporter.write_line(f"fuzz: {sum(cases.values()):,} cases ({kinds})")
+
+
 @pytest.fixture(scope="session")
 def model():
     return random_model()

@@ -19,6 +19,7 @@ from minigpt2.bundled import batches, bpe, corpus, evaluate, words
 from minigpt2.bundled.optimiser import AdamW, Parameters
 from minigpt2.bundled.train import Settings, Training, learn_vocabulary, train
 from minigpt2.tokenizer import Tokenizer, byte_letters
+from minigpt2.weights import flatten
 
 FOLDER = Path(package.__file__).parent
 FILES = ("config.json", "model.safetensors", "vocab.json", "merges.txt")
@@ -41,6 +42,14 @@ def test_the_model_takes_at_most_six_megabytes():
     sizes = [(FOLDER / name).stat().st_size for name in FILES]
     assert sum(sizes) <= 6_000_000
     assert sum(path.stat().st_size for path in FOLDER.glob("*.*")) <= 6_000_000
+
+
+def test_the_card_counts_what_there_is(bundled):
+    card = (FOLDER / "README.md").read_text()
+    parameters = sum(array.size for array in flatten(bundled.weights).values())
+    megabytes = sum((FOLDER / name).stat().st_size for name in FILES) / 1e6
+    assert f"| parameters | {parameters:,} |" in card
+    assert f"| {bundled.config.n_vocab:,} byte-level BPE tokens" in card and f"{megabytes:.1f} MB |" in card
 
 
 def test_every_name_is_one_token_and_clean_and_corrupted_texts_are_aligned(bundled):

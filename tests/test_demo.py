@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -13,12 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from minigpt2 import Config, GPT2
-from minigpt2.weights import save_folder
 from models import random_weights
-from patching import demo, experiments, save, sweep
 from vocabulary import genuine_vocabulary
+
+from minigpt2 import GPT2, Config
+from minigpt2.lens import direct_logit_attribution
+from minigpt2.weights import save_folder
+from patching import demo, experiments, options, save, sweep
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZES = Config(n_layer=3, n_head=2, n_embd=16, n_ctx=64, n_vocab=50257, d_mlp=64)
@@ -98,12 +100,13 @@ def test_quiet_prints_the_files_alone(folder, tmp_path):
         (["--experiment", "all"], ["all_resid_post_tiny.png"]),
         (["--site", "overview"], ["surname_overview_tiny.png"]),
         (["--site", "heads", "--direction", "noising"], ["surname_heads_noising_tiny.png"]),
-        (["--site", "pattern_entry", "--layers", "0,2", "--heads", "1"], ["surname_pattern_entry_tiny.png"]),
+        (["--site", "pattern_entry", "--layers", "0,2", "--heads", "1"],
+         ["surname_pattern_entry_layers0,2_heads1_tiny.png"]),
         (["--attribution", "--metric", "clean_log_probability"],
          ["surname_resid_post_clean_log_probability_attribution_tiny.png"]),
         (["--one-by-one", "--positions", "1,9-10", "--alpha", "0.5", "--bos"],
-         ["surname_resid_post_alpha0.5_bos_tiny.png"]),
-        (["--site", "mlp_out", "--positions", "all"], ["surname_mlp_out_tiny.png"]),
+         ["surname_resid_post_alpha0.5_positions1,9,10_bos_tiny.png"]),
+        (["--site", "mlp_out", "--positions", "all"], ["surname_mlp_out_positions-all_tiny.png"]),
         (["--clean", "a b", "--corrupted", "a c", "--answers", " d", " e"], ["custom_resid_post_tiny.png"]),
     ],
 )  # fmt: skip
@@ -115,22 +118,44 @@ def test_every_kind_of_map(folder, tmp_path, monkeypatch, capsys, args, files):
     assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == files
     assert out.count("What it means") == {"all": 4, "overview": 3}.get(args[1], 1)
     if "--attribution" in args:
-        assert re.search(r"correlate at -?[01]\.\d+; they differ most at layer \d, position \d+: exact", out)
+        assert re.search(
+            r"correlate at -?[01]\.\d+; they differ most at layer \d, position \d+: exact", " ".join(out.split())
+        )
+
+
+def test_looking_inside_shows_both_runs(folder, tmp_path):
+    done = run("--model", folder, "--lens", "--direct-attribution", "--out", "x.svg", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    names = [f"x_{view}_{run}.svg" for view in ("lens", "direct-attribution") for run in ("clean", "corrupted")]
+    assert [line.removeprefix("Written: ") for line in done.stdout.splitlines()[-5:]] == ["x.svg", *names]
+    for name in names:
+        picture = (tmp_path / name).read_text(encoding="utf-8")
+        assert f"{name.split('_')[-1].removesuffix('.svg')} text" in picture and "tiny" in picture
+
+    model = GPT2.from_pretrained(folder)
+    tokens = experiments.EXPERIMENTS["surname"].pair.tokens(model)
+    runs = [model.run(text) for text in (tokens.clean, tokens.corrupted)]
+    rows = re.findall(r"^(the embedding|layer \d) +(\S+) +([01]\.\d\d) +([+-]\d+\.\d\d)$", done.stdout, re.M)
+    assert len(rows) == 2 * (SIZES.n_layer + 1)  # 80 columns: one table below the other
+    for which, one in enumerate(runs):
+        logits = one.logits[-1].astype(float)
+        depth, token, p, gain = rows[SIZES.n_layer + which * (SIZES.n_layer + 1)]
+        assert depth == "layer 2" and token == model.labels([int(logits.argmax())])[0]
+        assert abs(float(p) - np.exp(logits.max()) / np.exp(logits).sum()) < 0.0051
+        assert abs(float(gain) - (logits[tokens.answers[1]] - logits[tokens.answers[0]])) < 0.0051
+    found = re.findall(r"^([a-z][ \w.]*?) +((?:[+-]\d+\.\d\d *){3})$", done.stdout, re.M)
+    terms = {name: [float(value) for value in values.split()] for name, values in found}
+    plus, minus = tokens.answers[::-1]
+    both = [direct_logit_attribution(one, plus, minus) for one in runs]
+    assert np.allclose(terms["everything"][:2], [a.total for a in both], atol=0.0051)
+    for name in set(terms) - {"everything"}:
+        assert np.allclose(terms[name][:2], [dict(a.terms)[name] for a in both], atol=0.0051), name
+    assert len(terms) > 5 and "Of the difference of " in done.stdout
 
 
 def test_chosen_places_reach_the_sweep(folder, tmp_path):
-    args = [
-        "--positions",
-        "1,9-10",
-        "--layers",
-        "2,0",
-        "--alpha",
-        "0.5",
-        "--direction",
-        "noising",
-        "--metric",
-        "normalised",
-    ]
+    args = ["--positions", "1,9-10", "--layers", "2,0", "--alpha", "0.5", "--direction", "noising"]
+    args += ["--metric", "normalised"]
     assert run("--model", folder, "--save", "--quiet", "--out", "x.png", *args, cwd=tmp_path).returncode == 0
     result = save.load(tmp_path / "x.npz")
     assert result.axes == {"layer": [2, 0], "position": [1, 9, 10]} and result.alpha == 0.5
@@ -154,7 +179,16 @@ def test_the_experiments_are_the_assignments(folder):
 def test_list_and_help_need_no_model(tmp_path):
     done = run("--list", cwd=tmp_path)
     assert done.returncode == 0 and all(f"{name}\n" in done.stdout for name in experiments.EXPERIMENTS)
-    assert "examples:" in run("--help", cwd=tmp_path).stdout and not list(tmp_path.iterdir())
+    text = run("--help", cwd=tmp_path).stdout
+    assert "examples:" in text and all(len(line) <= 80 for line in text.splitlines()) and not list(tmp_path.iterdir())
+
+
+def test_the_examples_of_the_help_can_be_given(monkeypatch):
+    lines = re.findall(r"^    python -m patching.demo (.*)$", re.sub(r"\\\n\s*", "", options.EXAMPLES), re.M)
+    assert len(lines) == 5
+    for line in lines:
+        monkeypatch.setattr(sys, "argv", ["demo", *shlex.split(line)])
+        assert options.plan_jobs(options.parse())
 
 
 CARELESS = [  # arguments, exit status, what the message must contain
@@ -179,6 +213,9 @@ CARELESS = [  # arguments, exit status, what the message must contain
     (["--experiment", "all", "--clean", "x"], 2, "leave out texts"),
     (["--attribution", "--site", "overview"], 2, "choose one experiment and one site"),
     (["--site", "heads", "--positions", "1"], 2, "leave out --positions"),
+    (["--experiment", "all", "--lens"], 2, "look at the two runs of one experiment"),
+    (["--experiment", "all", "--direct-attribution"], 2, "look at the two runs of one experiment"),
+    (["--lens", "--out", "x.gif"], 1, "ends in .png, .pdf, .svg"),
 ]
 
 
@@ -230,7 +267,7 @@ def test_an_explicit_model_never_falls_back(tmp_path):
 def test_without_a_model_the_bundled_one_steps_in_loudly(tmp_path):
     done = run(cwd=tmp_path, **offline(tmp_path))
     assert done.returncode == 0 and done.stderr.startswith("WARNING") and done.stderr.count("\n") == 1
-    assert done.stdout.count("(bundled)") >= 3 and "figures/surname_resid_post_bundled.png" in done.stdout
+    assert done.stdout.count("(the bundled model)") >= 3 and "figures/surname_resid_post_bundled.png" in done.stdout
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
@@ -239,33 +276,17 @@ def test_an_interrupted_demo_keeps_the_old_figure(tmp_path):
     figure = tmp_path / "figures" / "surname_pattern_entry_slow.png"
     figure.parent.mkdir()
     figure.write_text("old")
-    command = [
-        sys.executable,
-        "-m",
-        "patching.demo",
-        "--model",
-        slow,
-        "--site",
-        "pattern_entry",
-        "--one-by-one",
-        "--save",
-    ]
-    process = subprocess.Popen(
-        command,
-        cwd=tmp_path,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        encoding="utf-8",
-    )
+    command = [sys.executable, "-m", "patching.demo", "--model", slow]
+    command += ["--site", "pattern_entry", "--one-by-one", "--save", "--lens"]
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8")
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment(), **pipes)
     for line in process.stdout:
         if "20  " in line:  # the tables are out, the sweep begins
             break
     time.sleep(1)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
-    assert (process.returncode, err) == (130, "interrupted: nothing more was written\n"), out
+    assert (process.returncode, err) == (130, "\ninterrupted\n"), out
     assert figure.read_text() == "old" and [path.name for path in figure.parent.iterdir()] == [figure.name]
 
 

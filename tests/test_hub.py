@@ -295,7 +295,7 @@ NO_NAMES = ["./gpt2", "/no/such/folder", "models/gpt2/small", "~/gpt2", "a--b", 
 
 @pytest.mark.parametrize("name", NO_NAMES)
 def test_a_name_that_can_only_be_a_folder(name):
-    with pytest.raises(CheckpointError, match=f"there is no folder {re.escape(repr(name))}"):
+    with pytest.raises(CheckpointError, match=f"there is no folder {re.escape(repr(name)[:300])}"):
         load(name)
 
 

@@ -9,9 +9,10 @@ from vocabulary import genuine_vocabulary
 
 from minigpt2 import Config
 from minigpt2 import model as m
+from minigpt2.drawing import drawable, write
 from minigpt2.gpt2 import GPT2
-from minigpt2.lens import direct_logit_attribution, labels, likeliest, logit_lens
-from minigpt2.pictures import attribution_figure, drawable, lens_figure, pattern_figure, write
+from minigpt2.lens import direct_logit_attribution, likeliest, logit_lens
+from minigpt2.pictures import attribution_figure, lens_figure, pattern_figure
 
 TOKENS = [3, 1, 4, 1, 5]
 
@@ -179,7 +180,7 @@ def test_the_lens_map_shows_every_cell_in_its_place(worded):
     shown = {(int(y), int(x)): text.get_text() for text in ax.texts for x, y in [text.get_position()]}
     assert shown.keys() == set(np.ndindex(3, 11))
     for (depth, pos), text in shown.items():
-        label = drawable(labels(worded, [lens.top_tokens[depth, pos, 0]])[0])
+        label = drawable(worded.labels([lens.top_tokens[depth, pos, 0]])[0])
         assert text == label or text.endswith("…") and label.startswith(text[:-1])
     np.testing.assert_array_equal(ax.images[0].get_array(), lens.top_probabilities[..., 0])
     assert [t.get_text() for t in ax.get_yticklabels()] == ["embedding", "layer 0", "layer 1"]
@@ -209,15 +210,7 @@ def test_an_interrupted_picture_leaves_the_old_one(worded, tmp_path, monkeypatch
     path = tmp_path / "p.png"
     path.write_bytes(b"old")
     fig = pattern_figure(worded.run([1, 2]), 0, 0)
-    monkeypatch.setattr("minigpt2.pictures.os.replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("minigpt2.writing.os.replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         write(fig, path)
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.parametrize(
-    "name, message", [("a.gif", "ends in .png"), ("no/a.png", "there is no folder"), ("a", "ends in .png")]
-)
-def test_a_picture_that_cannot_be_written_is_refused(tmp_path, name, message):
-    with pytest.raises(ValueError, match=message):
-        write(None, tmp_path / name)

@@ -19,6 +19,7 @@ import minigpt2.__main__ as command
 from minigpt2 import GPT2, Config
 from minigpt2.fallback import load_or_bundled
 from minigpt2.generate import generate
+from minigpt2.terminal import width
 from minigpt2.weights import save_folder
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -50,20 +51,20 @@ def test_the_table_of_next_tokens(call, folder):
     model = GPT2.from_pretrained(folder)
     logits = model.run(model.encode("the thing")).logits[-1].astype(np.float64)
     p = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
-    names, *rows = out.splitlines()
+    names, line, *rows = out.splitlines()
     assert (status, err, len(rows)) == (0, "", 20)
     assert names.split() == ["Position", "Token", "index", "Token", "Probability"]
     for i, (row, token) in enumerate(zip(rows, np.argsort(-p, kind="stable")), start=1):
         assert row.split() == [str(i), str(token), model.tokenizer.visible(token), f"{p[token]:.4f}"]
-    assert len(set(map(command.width, [names, *rows]))) == 1  # the columns line up
+    assert len(set(map(width, [names, line, *rows]))) == 1  # the columns line up
 
 
 def test_top_and_tokens(call):
-    assert len(call("the", "--top", 3)[1].splitlines()) == 4
+    assert len(call("the", "--top", 3)[1].splitlines()) == 5
     status, out, _ = call("in the", "--tokens")
-    assert [row.split() for row in out.splitlines()[1:]] == [["0", "260", "in"], ["1", "258", "␣the"]]
-    assert len(call("in the", "--tokens", "--top", 3)[1].splitlines()) == 3 + 4
-    assert len(call("x" * 99, "--tokens")[1].splitlines()) == 1 + 99  # more than n_ctx, and nothing is run
+    assert [row.split() for row in out.splitlines()[2:]] == [["0", "260", "in"], ["1", "258", "␣the"]]
+    assert len(call("in the", "--tokens", "--top", 3)[1].splitlines()) == 4 + 5
+    assert len(call("x" * 99, "--tokens")[1].splitlines()) == 2 + 99  # more than n_ctx, and nothing is run
 
 
 def test_a_continuation_is_the_decoded_text(call, folder):
@@ -85,7 +86,7 @@ def test_a_character_of_several_tokens_is_printed_whole(call, monkeypatch):
     import minigpt2.generate
 
     written = []
-    monkeypatch.setattr(command, "write", written.append)
+    monkeypatch.setattr(command, "show", written.append)
     text = "aé漢😀"  # 1, 2, 3 and 4 bytes; the tiny vocabulary has a token for each byte
     chosen = lambda model, *_: iter(model.encode(text) + model.encode("😀")[:2])  # noqa: E731
     monkeypatch.setattr(minigpt2.generate, "generate", chosen)
@@ -113,7 +114,7 @@ def test_pictures_are_written(call, tmp_path):
         (["x", "--generate", "5", "--temperature", "0", "--top-k", "3"], "temperature 0 draws nothing"),
         (["x", "--top-k", "3"], "--top-k is about how a text is continued"),
         (["x", "--top", "0"], "--top must be from 1 to the 264 tokens"),
-        (["x", "--lens", "no/such/folder.png"], "there is no folder"),
+        (["x", "--lens", "/dev/null/a.png"], "cannot write /dev/null/a.png"),
         (["x", "--lens", "a.gif"], "ends in .png"),
         (["x", "--pattern", "2", "0", "a.png"], "no head 2.0"),
         (["x", "--pattern", "one", "0", "a.png"], "'one' is no layer's"),

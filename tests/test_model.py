@@ -302,6 +302,21 @@ def test_a_batch_of_different_lengths_or_of_nothing_is_refused(model):
         model.run_batch([])
 
 
+def test_a_run_keeps_what_it_is_asked_to_and_says_so_of_the_rest(model):
+    everything, some = model.run(TOKENS), model.run(TOKENS, keep=["q", "k"])
+    for name in ("resid_pre", "resid_post", "q", "k", "pattern", "logits"):
+        np.testing.assert_array_equal(getattr(some, name), getattr(everything, name))
+    for name in ("resid_mid", "attn_out", "mlp_out", "v", "z"):
+        with pytest.raises(AttributeError, match=f"did not keep {name}: run the text again with it in keep"):
+            getattr(some, name)
+    with pytest.raises(AttributeError, match="did not keep q or k"):
+        model.run(TOKENS, keep=[]).pattern
+    with pytest.raises(AttributeError, match="a Run has no 'resid'"):
+        some.resid
+    with pytest.raises(ValueError, match="no activation 'patern' to keep: they are resid_pre, .*, z"):
+        model.run(TOKENS, keep=["patern"])
+
+
 BAD_RESUMES = {
     "one vector": (np.zeros(14), 0, "resid_pre", r"\[\.\.\., n_seq, 14\].*got \[14\]"),
     "another width": (np.zeros((5, 15)), 0, "resid_pre", r"got \[5, 15\]"),

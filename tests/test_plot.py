@@ -11,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from patching import plot, save, terminal
 from test_story import MOVES, made, published
+
+from minigpt2 import terminal
+from patching import panels, plot, save
+from patching.terminal import Progress, duration, heatmap
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -50,8 +52,8 @@ def test_mixed_order_is_drawn_in_order():
     mixed = replace(
         whole, values=whole.values[np.ix_(layers, positions)], axes={"layer": layers, "position": positions}
     )
-    assert np.array_equal(plot.panels(mixed)[0].values, whole.values)
-    assert plot.panels(mixed)[0].rows == [0, 1, 2, 3, 4, 5]
+    assert np.array_equal(panels.panels(mixed)[0].values, whole.values)
+    assert panels.panels(mixed)[0].rows == [0, 1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize("direction", ["denoising", "noising"])
@@ -75,17 +77,30 @@ def test_the_bar_names_the_metric_and_marks_both_runs():
     bar = next(ax for ax in fig.axes if ax.get_label() == "<colorbar>")
     assert bar.get_ylabel() == "logit(␣Smith) - logit(␣Jones)"
     marks = {text.get_text().strip(): text.xy[1] for text in bar.texts}
-    assert marks == {"clean": published(0).clean_value, "corrupted": published(0).corrupted_value}
+    assert marks == {"clean": published(0).clean_value, "corrupted\n(no effect)": published(0).corrupted_value}
     weak = next(ax for ax in plot.figure(made(MOVES / 10)).axes if ax.get_label() == "<colorbar>")
     assert "clean -5.00\noff the scale" in weak.get_title(loc="right")
 
 
 def test_the_heading_names_site_direction_and_model():
     text = plot.figure(replace(published(0), model="/some/where/my-model"))._suptitle.get_text()
-    assert "resid_post in my-model" in text and "denoising" in text and "clean -4.12, corrupted 5.66" in text
+    assert text.splitlines() == [
+        "Activation patching of resid_post (the residual stream behind each layer)",
+        "my-model, denoising: clean vectors written into the corrupted run",
+        "clean -4.12, corrupted 5.66",
+    ]
     assert "noising: corrupted vectors" in plot.figure(made(MOVES, direction="noising"))._suptitle.get_text()
     assert "(alpha 0.5)" in plot.figure(made(MOVES, alpha=0.5))._suptitle.get_text().replace("\n", " ")
     assert "Attribution of" in plot.figure(made(MOVES, method="attribution"))._suptitle.get_text()
+
+
+def test_a_notebook_shows_the_heatmap():
+    assert made(MOVES)._repr_png_().startswith(b"\x89PNG")
+
+
+def test_the_bundled_model_is_not_taken_for_gpt2():
+    assert plot.heading([replace(published(0), model="bundled")])[1].startswith("the bundled model, denoising")
+    assert plot.heading([replace(published(0), model="some/bundled")])[1].startswith("bundled, denoising")
 
 
 def test_several_sites_share_one_scale_in_one_row():
@@ -117,6 +132,8 @@ def test_attribution_beside_exact_outlines_the_worst_cell():
     fig = plot.compared(exact, replace(exact, values=values, method="attribution"))
     assert "differ most at layer 2, position 1: exact -4.00, estimate -1.00" in fig._suptitle.get_text()
     assert "correlation 0.9" in fig._suptitle.get_text()
+    flat = plot.compared(exact, replace(exact, values=np.full_like(values, 5.0), method="attribution"))
+    assert "no correlation, as one map does not vary" in flat._suptitle.get_text().replace("\n", " ")
     for ax in maps(fig):
         assert [patch.get_xy() for patch in ax.patches] == [(0.5, 1.5)]
 
@@ -133,8 +150,8 @@ def test_heads_bars_and_panels():
     assert np.allclose(axes[2].images[0].get_array(), 5 - 10 * shares[:, 2])
     entries = np.zeros((5, 4, 5, 5))
     entries[3, 2, 4, 1] = 1
-    many = plot.panels(made(entries, site="pattern_entry", axes=("layer", "head", "position", "source")))
-    assert len(many) == plot.MOST_PANELS and many[[p.title for p in many].index("head 3.2")].values[4, 1] == -5
+    many = panels.panels(made(entries, site="pattern_entry", axes=("layer", "head", "position", "source")))
+    assert len(many) == panels.MOST_PANELS and many[[p.title for p in many].index("head 3.2")].values[4, 1] == -5
 
 
 ODD = ("$x_1$", r"\frac{1}{2}", "漢字", "\U0001f984", "$")
@@ -165,7 +182,7 @@ def test_any_number_of_tokens_fits(tmp_path, n):
     )  # fmt: skip
     fig = plot.figure(result)
     plot.write(fig, tmp_path / "x.png")
-    assert (fig.get_size_inches() <= plot.WIDEST).all()
+    assert (fig.get_size_inches() <= panels.WIDEST).all()
     boxes = [text.get_window_extent() for text in maps(fig)[0].get_xticklabels() if text.get_text()]
     assert len(boxes) == n or n > 130
     if n > 16:
@@ -250,6 +267,12 @@ def test_tables_line_up_with_wide_and_odd_tokens():
     )
 
 
+def test_lines_keep_their_indent_and_numbers_their_percent_sign():
+    assert terminal.wrapped("    clean: one two", 14, "  ") == ["    clean: one", "  two"]
+    assert terminal.wrapped("a share of 73 % here", 13) == ["a share of", "73 % here"]
+    assert terminal.wrapped("", 10) == [""] and terminal.wrapped("longerthanthat", 4) == ["longerthanthat"]
+
+
 def test_tables_stand_beside_each_other_where_there_is_room():
     block = ["ab", "cd"]
     assert terminal.beside(block, block, 20) == ["ab     ab", "cd     cd"]
@@ -259,7 +282,7 @@ def test_tables_stand_beside_each_other_where_there_is_room():
 def plain_map(result, n, colour=False):
     gap = result.target_value - result.base_value
     names = [[str(i) for i in chosen] for chosen in result.axes.values()]
-    return terminal.heatmap(result.values, result.base_value, gap, *names, n, colour)
+    return heatmap(result.values, result.base_value, gap, *names, n, colour)
 
 
 def test_the_plain_map_shows_the_numbers_or_tenths():
@@ -309,7 +332,7 @@ def test_colour_is_for_terminals_that_want_it(monkeypatch):
 
 def test_progress_appears_after_a_second_with_the_time_left_and_goes_away():
     now, out = [0.0], Tty()
-    with terminal.Progress("patching", stream=out, clock=lambda: now[0]) as progress:
+    with Progress("patching", stream=out, clock=lambda: now[0]) as progress:
         for done, now[0] in ((1, 0.5), (2, 0.9)):
             progress(done, 10)
         assert out.getvalue() == ""
@@ -319,11 +342,11 @@ def test_progress_appears_after_a_second_with_the_time_left_and_goes_away():
     assert out.getvalue().endswith("\r\x1b[K")
     for stream, quiet in ((io.StringIO(), False), (Tty(), True)):
         now[0] = 0.0
-        with terminal.Progress("patching", quiet, stream, clock=lambda: now[0]) as progress:
+        with Progress("patching", quiet, stream, clock=lambda: now[0]) as progress:
             now[0] = 9.0
             progress(5, 10)
         assert stream.getvalue() == ""
 
 
 def test_durations():
-    assert [terminal.duration(s) for s in (0.4, 59, 61, 3600)] == ["0 s", "59 s", "1 min 01 s", "60 min 00 s"]
+    assert [duration(s) for s in (0.4, 59, 61, 3600)] == ["0 s", "59 s", "1 min 01 s", "60 min 00 s"]

@@ -8,10 +8,10 @@ from dataclasses import fields, replace
 
 import numpy as np
 import pytest
+from test_story import MOVES, made, published
 
 from patching import PromptPair, save, sweep
 from patching.prompts import PairTokens
-from test_story import MOVES, made, published
 
 
 def same(a, b):
@@ -145,34 +145,11 @@ def test_no_pickle_is_ever_opened(tmp_path):
     assert not Trap.opened
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path):
-    path = tmp_path / "x.png"
-    path.write_text("old")
-    with pytest.raises(KeyboardInterrupt):
-        with save.replacing(path) as temporary:
-            temporary.write_text("half of the new")
-            raise KeyboardInterrupt
-    assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["x.png"]
-    with save.replacing(path) as temporary:
-        assert temporary.parent == tmp_path
-        temporary.write_text("new")
-    assert path.read_text() == "new"
-
-
 @pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX's")
 def test_a_written_file_has_the_permissions_of_any_other(tmp_path):
     (tmp_path / "plain").write_text("")
     path = save.save(made(MOVES), tmp_path / "x")
     assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE((tmp_path / "plain").stat().st_mode)
-
-
-def test_an_unwritable_path_is_told_by_name(tmp_path):
-    (tmp_path / "file").write_text("")
-    for path in (tmp_path / "file" / "x.png", tmp_path):
-        with pytest.raises(OSError, match="cannot write"):
-            save.check_writable(path)
-    save.check_writable(tmp_path / "new" / "folder" / "x.png")
-    assert (tmp_path / "new" / "folder").is_dir()
 
 
 def test_first_difference_is_checked(tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from minigpt2.facts import load_facts
-from patching import SITES, Result, story
+from patching import SITES, Result, reading, story, words
 from patching.prompts import PairTokens
 
 TEXTS = {  # of the published maps, as the genuine vocabulary cuts them
@@ -110,11 +110,11 @@ def test_the_wizard_map_never_reaches_the_end_before_the_last_layer():
 
 
 def test_hot_spots_are_the_best_cells_of_the_positions():
-    spots = story.hot_spots(published(0))
+    spots = reading.hot_spots(published(0))
     assert spots[0].place == {"layer": 11, "position": 10} and spots[0].share == pytest.approx(1, abs=1e-3)
     assert spots[1].place == {"layer": 0, "position": 1} and spots[1].value == pytest.approx(-4.0691, abs=1e-3)
     assert len({spot.place["position"] for spot in spots}) == len(spots)
-    attention = story.hot_spots(published(0, "attn_out"), n=4)
+    attention = reading.hot_spots(published(0, "attn_out"), n=4)
     assert [tuple(spot.place.values()) for spot in attention] == [(10, 10), (0, 1), (7, 10), (11, 10)]
 
 
@@ -150,20 +150,120 @@ def test_no_story_is_said_to_be_none():
 def test_nothing_moves():
     assert told(made(np.zeros((6, 5)))).startswith("No patch of this map moves the metric at all")
     assert "alpha = 0 writes nothing" in told(made(np.zeros((6, 5)), alpha=0.0))
-    assert story.hot_spots(made(np.zeros((6, 5)))) == []
+    assert reading.hot_spots(made(np.zeros((6, 5)))) == []
 
 
 @pytest.mark.parametrize("gap", [0.0, 1e-5])
 def test_without_a_gap_there_are_no_shares(gap):
     result = replace(made(MOVES), clean_value=5.0 - gap, corrupted_value=5.0)
     assert told(result).startswith("There is no gap to restore") and "%" not in told(result)
-    assert story.hot_spots(result)[0].value == -5.0
+    assert reading.hot_spots(result)[0].value == -5.0
 
 
 def test_noising_is_told_from_the_other_side():
     text = told(made(MOVES, direction="noising"))
-    assert "destroys 90 %" in text and "restore" not in text
+    assert "moves the metric 90 % of the way to the corrupted run" in text and "restore" not in text
     assert "needs" in text.splitlines()[-1]
+
+
+ASKED = np.zeros((6, 5))  # as last-mention has it: one change at position 1, the other at the last position
+ASKED[:3, 4], ASKED[3, 4], ASKED[4:, 4], ASKED[:3, 1] = -1.03, 0.18, 1.0, 0.01
+
+
+def test_a_position_that_first_asks_and_then_answers_is_told_as_both():
+    text = told(made(ASKED, changed=(1, 4)))
+    assert text.startswith("What tells the two texts apart sits at the last position (4, e → E) behind layers 4 and 5.")
+    assert "In layers 0 to 3 no single position carries half of the gap (18 % at most)" in text
+    assert (
+        "The texts differ at positions 1 and 4, and a patch behind layer 0 exchanges almost one of these tokens alone, "
+        "as in a third text: the clean b at position 1 gives 4.90 (1 %), and the clean e at position 4 gives 15.30 "
+        "(-103 %, away from the clean run)."
+    ) in text
+    assert "Behind layers 0 to 2 its vector still stands for its own token, e:" in text
+    assert "look up in the rest of the corrupted text, and the metric moves towards ␣B, away from the clean run" in text
+    assert "(by 103 %). Behind layers 4 and 5 it holds what was looked up in the clean text (100 %)." in text
+    assert "Some patches move the metric the other way" not in text and "Only attention moves" not in text
+    text = told(made(ASKED, changed=(1, 4), direction="noising"))
+    assert "the rest of the clean text, and the metric moves towards ␣A, away from the corrupted run" in text
+    assert "the corrupted B at position 1" in text
+    plain = ASKED.copy()
+    plain[:4, 4] = 1.0
+    text = told(made(plain, changed=(1, 4)))
+    pre = told(made(ASKED, changed=(1, 4), site="resid_pre"))
+    assert "in front of layer 0 exchanges one of these tokens alone" in pre
+    assert "turns round" not in text and "a changed token itself, holds more than half from layer 0 on (100 %)" in text
+
+
+def test_a_change_that_overshoots_alone_is_told():
+    shares = np.zeros((6, 5))
+    shares[:3, 1], shares[:, 4] = 2.03, 0.99
+    text = told(made(shares, changed=(1, 4), direction="noising"))
+    assert "the corrupted B at position 1 gives 15.30 (203 %, past the corrupted run)" in text
+    assert "Behind layers 0 to 2 more than one position is worth half of the gap or more by itself: position 1" in text
+
+
+def test_the_heads_that_bring_it_are_those_of_the_layers_where_the_share_grows():
+    shares = np.zeros((6, 5))
+    shares[:3, 1], shares[:, 4] = 0.9, (0, 0, 0.2, 0.6, 0.62, 1)
+    assert "the heads of layers 2, 3 and 5 bring it there" in told(made(shares))
+    assert "the heads of layers 1, 2 and 4 bring it there" in told(made(shares, site="resid_pre"))
+    axes = {"layer": [0, 2, 4], "position": [*range(5)]}
+    part = replace(made(shares), values=made(shares).values[[0, 2, 4]], axes=axes)
+    assert "the heads of" not in told(part)  # of which layer they are cannot be seen
+
+
+def test_what_only_the_last_layer_brings_is_its_attentions_work():
+    shares = np.zeros((6, 5))
+    shares[:5, 1], shares[5, 4] = 1, 1
+    text = told(made(shares))
+    assert "At position 1 the share, 100 % at layer 0, is still 100 % at layer 4; the output of layer 5" in text
+    assert "So it is the attention of layer 5 that brings it there." in text
+    shares[4, 4] = 0.3
+    assert "So it is the attention" not in told(made(shares))
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(0.4958, "49.5 %"), (0.4999999, "49.9 %"), (0.5, "50 %"), (0.0999, "9.9 %"), (-0.0999, "-9.9 %"), (0.003, "<1 %"),
+     (0.0, "0 %"), (-0.003, "0 %"), (1.014, "101 %"), (-1.03, "-103 %")],
+)  # fmt: skip
+def test_a_share_never_reads_as_a_limit_that_it_does_not_reach(share, text):
+    assert words.percent(np.float32(share)) == text
+
+
+def test_answers_that_are_level_are_not_said_to_be_ahead():
+    assert "after the corrupted one the two are level" in told(made(MOVES, corrupted_value=-0.05))
+    near = story.baselines(made(MOVES, clean_value=-0.1, corrupted_value=0.1))
+    assert near == ["logit(␣B) - logit(␣A) is -0.10 after the clean text and 0.10 after the corrupted one: ␣A is ahead "
+                    "after the clean text, ␣B after the corrupted one."]  # fmt: skip
+    assert "␣A is ahead after both, and only the margin changes" in told(made(MOVES, corrupted_value=-2.0))
+    assert "the other way round, ␣B after the clean text" in told(made(MOVES, clean_value=5.0, corrupted_value=-5.0))
+
+
+def test_a_cell_that_works_against_it_is_not_no_story():
+    shares = np.zeros((6, 4))
+    shares[0, 1], shares[3, 2] = -1.03, 0.14
+    text = told(made(shares, site="z", axes=("layer", "head")))
+    assert text.startswith("The largest effect goes the other way: head 0.1 (-103 %).")
+    assert "Against it work: head 0.1 (-103 %)." in text
+
+
+def test_shares_that_make_more_than_the_gap_are_explained():
+    shares = np.zeros((6, 4))
+    shares[0, 1], shares[3, 2] = 0.9, 0.8
+    text = told(made(shares, site="z", axes=("layer", "head")))
+    assert "Together these shares make 170 %, more than the whole gap" in text
+    shares[0, 1] = 0.1
+    assert "Shares of single cells need not add up" in told(made(shares, site="z", axes=("layer", "head")))
+
+
+def test_a_map_in_which_nothing_stands_out_says_what_that_means():
+    small = np.full((6, 4), 0.04)
+    axes = ("layer", "head")
+    assert "several at once may be" in told(made(small, site="z", axes=axes))
+    assert "the others make up for it" in told(made(small, site="z", axes=axes, direction="noising"))
+    pattern = made(np.full((6, 4, 5), 0.04), site="pattern", axes=(*axes, "position"))
+    assert "where one head looks does not decide it" in told(pattern)
 
 
 def test_the_first_token_differs():
@@ -230,12 +330,12 @@ def test_heads_are_named():
     shares = np.zeros((6, 4))
     shares[3, 2], shares[4, 1], shares[5, 0] = 0.7, 0.2, -0.15
     text = told(made(shares, site="z", axes=("layer", "head")))
-    assert text.startswith("Head 3.2 carries most of it")
+    assert text.startswith("Head 3.2 carries most of the gap")
     assert "head 3.2 (70 %), head 4.1 (20 %)" in text and "Against it work: head 5.0 (-15 %)" in text
     by_position = np.zeros((6, 4, 5))
     by_position[3, 2, 4] = 0.7
     assert told(made(by_position, site="z", axes=("layer", "head", "position"))).startswith(
-        "Head 3.2 at the last position (4, e) carries most of it"
+        "Head 3.2 at the last position (4, e) carries most of the gap"
     )
     by_source = np.zeros((6, 4, 5, 5))
     by_source[3, 2, 4, 1] = 0.7
@@ -278,16 +378,22 @@ def test_agreement_finds_the_worst_cell():
     exact = made(MOVES)
     values = exact.values.copy()
     values[2, 1] += 3
-    correlation, worst = story.agreement(exact, replace(exact, values=values))
+    correlation, worst = reading.agreement(exact, replace(exact, values=values))
     assert worst == (2, 1) and 0.9 < correlation < 1
-    assert np.isnan(story.agreement(exact, made(np.zeros((6, 5))))[0])
+    assert np.isnan(reading.agreement(exact, made(np.zeros((6, 5))))[0])
     with pytest.raises(ValueError, match="same cells"):
-        story.agreement(exact, made(np.zeros((5, 5))))
+        reading.agreement(exact, made(np.zeros((5, 5))))
 
 
 @pytest.mark.parametrize(
     ("numbers", "text"),
-    [([3], "3"), ([1, 2], "1 and 2"), ([5, 0, 1, 2], "0 to 2 and 5"), ([0, 2, 4, 5, 6], "0, 2 and 4 to 6")],
+    [
+        ([3], "3"),
+        ([1, 2], "1 and 2"),
+        ([5, 0, 1, 2], "0 to 2 and 5"),
+        ([0, 2, 4, 5, 6], "0, 2 and 4 to 6"),
+        ([2, 3, 5], "2, 3 and 5"),
+    ],
 )
 def test_ranges(numbers, text):
-    assert story.ranges(numbers) == text
+    assert words.ranges(numbers) == text

@@ -4,12 +4,13 @@ Both share sites.py, so this would not see a wrong site: test_patching.py holds 
 """
 
 import importlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from models import ODD, SMALL, random_model, random_tokens
 
-from patching import METRICS, SITES, PromptPair, sweep, sweep_one_by_one
+from patching import METRICS, SITES, PromptPair, attribute, sweep, sweep_one_by_one
 
 sweep_module = importlib.import_module("patching.sweep")  # the package's own name `sweep` is the function
 
@@ -177,3 +178,20 @@ def test_float32_at_the_shape_of_gpt2_small(small, site, choices):
     clean = random_tokens(SMALL, 11)
     corrupted = [*clean[:2], 4176, *clean[3:7], 11, *clean[8:]]
     check_one_pass(small, PromptPair.from_tokens(clean, corrupted, (5437, 4176)), site, tolerance=FLOAT32, **choices)
+
+
+@pytest.mark.parametrize("direction", ["denoising", "noising"])
+@pytest.mark.parametrize("site", SITES)
+def test_long_texts_whose_runs_keep_less(site, direction):
+    """Above 256 tokens the two texts run one after the other, and the one that is only read from keeps one activation."""
+    model = random_model(replace(ODD, n_ctx=300))
+    clean = random_tokens(model.config, 290)
+    corrupted = [*clean[:3], (clean[3] + 1) % 11, *clean[4:]]
+    pair = PromptPair.from_tokens(clean, corrupted, ANSWERS)
+    choices = dict(direction=direction, positions=[2, 3, 289], layers=[0, 2])
+    if site == "pattern_entry":
+        choices |= dict(positions=[289], layers=[2], heads=[1])  # 290 patches, one for each source
+    result = check_one_pass(model, pair, site, **choices)
+    assert abs(result.values - result.base_value).max() > 1e-4
+    estimate = attribute(model, pair, site, **choices)
+    assert estimate.values.shape == result.values.shape and estimate.base_value == result.base_value

@@ -337,7 +337,7 @@ def test_a_transposed_linear_layer_is_refused(tmp_path):
 def test_an_extra_tensor_is_named(tmp_path, name):
     extra = {name: stored(np.zeros(14))}
     message = refusal(write_folder(tmp_path, as_stored(ARRAYS) | extra))
-    assert f"{name.removeprefix('transformer.')} is not part of it" in message
+    assert f"{name.removeprefix('transformer.')!r} is not part of it" in message
 
 
 def test_a_tensor_that_is_there_twice_is_refused(tmp_path):

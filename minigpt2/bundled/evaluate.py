@@ -15,9 +15,11 @@ import numpy as np
 
 from .. import model as m
 from ..gpt2 import GPT2
+from ..terminal import guarded
 from . import corpus, words
 
 HERE = Path(__file__).parent
+MOST = 100_000  # texts a task
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def score_prompts(model, texts):
     by_length = defaultdict(list)
     for text, word in texts:
         tokens = model.encode(text)
-        by_length[len(tokens)].append((tokens, model.encode(word)[0]))
+        by_length[len(model.check_tokens(tokens))].append((tokens, model.encode(word)[0]))
     right = 0
     for group in by_length.values():
         logits = m.forward(np.array([tokens for tokens, _ in group]), model.weights, model.config)[:, -1]
@@ -136,14 +138,14 @@ def main(arguments=None):
     parser.add_argument("--model", default=HERE, help="folder of the model (the bundled one)")
     parser.add_argument("--n", type=int, default=500, help="texts a task (%(default)s)")
     chosen = parser.parse_args(arguments)
-    try:
-        model = GPT2.from_pretrained(chosen.model)
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
+    if not 1 <= chosen.n <= MOST:
+        parser.error(f"--n must be from 1 to {MOST}, got {chosen.n}")
+    model = GPT2.from_pretrained(chosen.model)
+    if model.config.n_ctx < 10 or model.config.n_vocab < 300:
+        raise ValueError(f"the tasks need an n_ctx of 10 and an n_vocab of 300 or more, and this is {model!r}")
     print(table(evaluate(model, chosen.n)), end="\n\n")
     print("\n".join(describe(model, text) for text in EXAMPLES))
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded(main))

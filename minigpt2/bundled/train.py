@@ -16,16 +16,26 @@ import random
 import signal
 import sys
 import time
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from .. import backward, weights
+from ..files import brief
 from ..model import Config
+from ..terminal import guarded
 from ..tokenizer import Tokenizer
 from . import batches, bpe, corpus, words
 from .optimiser import AdamW, Parameters, clip
+
+
+LIMITS = {  # of every setting, those of the sizes being GPT-2 XL's; beyond them there is no memory, or no meaning
+    "steps": (0, 10**9), "batch": (1, 10**6), "seed": (0, 2**63), "learning_rate": (0, 1), "warm_up": (0, 10**9),
+    "beta1": (0, 0.999999), "beta2": (0, 0.999999), "weight_decay": (0, 1), "clip": (1e-9, 1e9), "spread": (0, 1),
+    "n_layer": (1, 48), "n_head": (1, 25), "n_embd": (2, 1600), "n_ctx": (1, 1024), "n_vocab": (300, 50257),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -49,6 +59,9 @@ class Settings:
     n_vocab: int = 1524
 
     def __post_init__(self):
+        for name, (least, most) in LIMITS.items():
+            if not least <= getattr(self, name) <= most:
+                raise ValueError(f"{name} must be from {least} to {most}, got {getattr(self, name)}")
         if self.n_embd % self.n_head or self.n_embd % 2:
             raise ValueError(f"n_embd {self.n_embd} must be even and divisible by n_head {self.n_head}")
         if not self.lengths:
@@ -110,10 +123,13 @@ class Training:
         """The run that was saved in the folder, with its settings."""
         if not (folder / "training.npz").exists():
             raise ValueError(f"{folder} holds no training run (training.npz): leave --resume out to start one")
-        with np.load(folder / "training.npz") as state:
-            self = cls(folder, Settings(**json.loads(str(state["settings"]))))
-            self.parameters.flat[:], self.adam.m[:], self.adam.v[:] = state["parameters"], state["m"], state["v"]
-            self.adam.steps = int(state["steps"])
+        try:
+            with np.load(folder / "training.npz") as state:
+                self = cls(folder, Settings(**json.loads(str(state["settings"]))))
+                self.parameters.flat[:], self.adam.m[:], self.adam.v[:] = state["parameters"], state["m"], state["v"]
+                self.adam.steps = int(state["steps"])
+        except (ValueError, TypeError, KeyError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{folder}/training.npz is not a whole training run ({brief(error)}): start anew") from None
         return self
 
     def save(self):
@@ -173,8 +189,8 @@ def main(arguments=None):
     signal.signal(signal.SIGINT, lambda *_: stop.append(True) if not stop else sys.exit(130))
     try:
         finished = train(training, interrupted=lambda: bool(stop))
-    except FloatingPointError as error:
-        print(f"\n{error}", file=sys.stderr)
+    except (FloatingPointError, OSError, MemoryError) as error:
+        print(f"error: {error}", file=sys.stderr)
         return 1
     if not finished:
         print(f"\nstopped after step {training.adam.steps}; --resume continues", file=sys.stderr)
@@ -184,4 +200,4 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded(main))

@@ -6,10 +6,12 @@ for each kind), then verify.py (the command).
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
+
+from ..model import Config
 
 HERE = Path(__file__).parent
 
@@ -41,16 +43,23 @@ def load_facts(path=HERE / "gpt2.json"):
         raise FactsError(f"{path} cannot be read as JSON ({' '.join(str(error).split())[:200]})") from None
     if not isinstance(facts, dict) or not {"sizes", "sources"} <= facts.keys():
         raise FactsError(f"{path} is no facts file: it needs sizes, sources and facts, as {HERE / 'gpt2.json'} has")
-    for kind, fields in KINDS.items():
+    if not isinstance(facts["sizes"], dict) or not facts["sizes"].keys() <= {field.name for field in fields(Config)}:
+        raise FactsError(f"{path}: sizes must be an object of {', '.join(field.name for field in fields(Config))}")
+    sources = facts["sources"]
+    if not isinstance(sources, dict) or not all(
+        isinstance(source, dict) and {"where", "stated"} <= source.keys() for source in sources.values()
+    ):
+        raise FactsError(f"{path}: sources must be an object, each source with where and stated")
+    for kind, needed in KINDS.items():
         entries = facts.setdefault(kind, [])
         if not isinstance(entries, list):
             raise FactsError(f"{path}: {kind} must be a list of facts")
         for number, entry in enumerate(entries):
-            missing = [field for field in fields if not isinstance(entry, dict) or field not in entry]
+            missing = [field for field in needed if not isinstance(entry, dict) or field not in entry]
             if missing:
                 raise FactsError(f"{path}: number {number} of {kind} has no {', '.join(missing)}")
-            if entry["source"] not in facts["sources"]:
-                raise FactsError(f"{path}: number {number} of {kind} has the unknown source {entry['source']!r}")
+            if not isinstance(entry["source"], str) or entry["source"] not in sources:
+                raise FactsError(f"{path}: number {number} of {kind} has the unknown source {entry['source']!r:.60}")
     return facts
 
 
@@ -61,7 +70,7 @@ def texts(facts):
     def visit(part):
         if isinstance(part, dict):
             for text, ids in (("text", "ids"), ("clean", "clean_ids"), ("corrupted", "corrupted_ids")):
-                if text in part and ids in part:
+                if isinstance(part.get(text), str) and isinstance(part.get(ids), list):
                     found[part[text]] = part[ids]
         elif isinstance(part, list) and len(part) >= 2 and isinstance(part[0], int) and isinstance(part[1], str):
             found[part[1]] = part[:1]  # a token: [id, text, ...]
@@ -110,9 +119,10 @@ def compare(kind, fact, expected, got, source, tolerance=0.0, relative=0.0, wher
         shapes = f"{list(expected.shape)}", f"{list(got.shape)}"
         text = f"{fact}: {shapes[0]} numbers are expected, the model gives {shapes[1]}"
         return Check(kind, fact, expected, got, None, None, source, "FAILS", text, shapes)
-    bound = tolerance + relative * np.abs(expected)
-    difference = np.nan_to_num(np.abs(got - expected), nan=np.inf)
-    worst = np.unravel_index(np.argmax(difference / bound), expected.shape)
+    with np.errstate(all="ignore"):  # a fact may be of any size
+        bound = tolerance + relative * np.abs(expected)
+        difference = np.nan_to_num(np.abs(got - expected), nan=np.inf)
+        worst = np.unravel_index(np.argmax(difference / bound), expected.shape)
     n_off = int((difference > bound).sum())
     if n_off and expected.size > 1:
         message = f"{message or fact}: {n_off} of {expected.size} numbers are off, most of all {where(worst)}"

@@ -1,0 +1,98 @@
+"""What every command shows in a terminal: text and tables that line up, whether in colour, and errors as one sentence.
+
+Nothing here knows what it shows. The map of a sweep and its progress are patching/terminal.py's.
+"""
+
+import os
+import re
+import shutil
+import sys
+import unicodedata
+from itertools import zip_longest
+from pathlib import Path
+
+
+def guarded(main):
+    """Run main() and return its exit status (None is 0): an error that a user can cause is a sentence on stderr."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 shows "\u2423" rather than failing
+    try:
+        status = main()
+        sys.stdout.flush()
+        return status or 0
+    except BrokenPipeError:  # the reader has seen enough, as in "| head"
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, FloatingPointError, MemoryError) as error:
+        print(f"error: {error}" if str(error) else f"error: {type(error).__name__}", file=sys.stderr)
+        return 1
+
+
+def known_as(name):
+    """The name of a model in headings: of a folder's path, or of owner/name, the last part; of "bundled", words."""
+    return "the bundled model" if name == "bundled" else Path(name).name or "model"
+
+
+def in_colour(stream=None):
+    """Whether to write colours to a stream (stdout): a terminal that neither NO_COLOR nor TERM=dumb speaks for."""
+    stream = stream or sys.stdout
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "") not in ("", "dumb")
+
+
+def columns():
+    return max(40, shutil.get_terminal_size().columns)
+
+
+# Text of odd widths
+
+
+def width(text):
+    """The columns that text takes in a terminal: two for East Asian wide characters and emoji, none for marks."""
+    shown = [c for c in text if unicodedata.category(c) not in ("Mn", "Me", "Cf")]
+    return len(shown) + sum(unicodedata.east_asian_width(c) in "WF" for c in shown)
+
+
+def fit(text, n, right=False):
+    """Text in exactly n columns: padded, or cut with "…" at its end."""
+    if width(text) > n:
+        while width(text) > n - 1:
+            text = text[:-1]
+        text = (text + "…")[:n]
+    pad = " " * (n - width(text))
+    return pad + text if right else text + pad
+
+
+def wrapped(text, n, indent=""):
+    """Text in lines of at most n columns, the later ones indented; no word is cut, and no number from its " %"."""
+    lines, line = [], ""
+    start = len(text) - len(text.lstrip(" "))
+    first, *others = re.split(r" (?!%)", text[start:])
+    for word in (" " * start + first, *others):
+        if line and width(line) + 1 + width(word) > n:
+            lines.append(line)
+            line = indent + word
+        else:
+            line = f"{line} {word}" if line else word
+    return [*lines, line]
+
+
+def table(head, rows, most=40):
+    """Lines of a table with its head underlined; columns of numbers stand to the right, none is wider than `most`."""
+    rows = [[str(cell) for cell in row] for row in rows]
+    widths = [min(most, max(map(width, column))) for column in zip(head, *rows)]
+    right = [all(re.fullmatch(r"<?[+-]?[\d.]+(e-?\d+)?( %)?", cell) for cell in column) for column in zip(*rows)]
+    right = right or [False] * len(head)
+    lines = [head, ["-" * n for n in widths], *rows]
+    return ["  ".join(fit(c, n, r) for c, n, r in zip(line, widths, right)).rstrip() for line in lines]
+
+
+def beside(left, right, n, between="     "):
+    """Two blocks of lines side by side where n columns are enough for both, else one below the other."""
+    wide = max(map(width, left))
+    if wide + len(between) + max(map(width, right)) > n:
+        return [*left, "", *right]
+    return [(fit(a, wide) + between + b).rstrip() for a, b in zip_longest(left, right, fillvalue="")]

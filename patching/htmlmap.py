@@ -1,0 +1,176 @@
+"""A result's maps as HTML tables for report.py: which cells a page has room for, and what each says.
+
+Every cell carries its place, its value and its share of the gap as text, its title, so that a table is complete without
+script. The colours are the picture's own, on one scale (panels.py), as classes: colour #b2182b is class cb2182b. All that
+came from a text or a token passes shown().
+"""
+
+import html
+import math
+import re
+import unicodedata
+
+import numpy as np
+from matplotlib.colors import to_hex
+
+from minigpt2.drawing import SIGNED
+
+from . import save
+from .panels import shown_range
+from .reading import differing
+
+LONGEST = 24  # characters of a label; its title has all of them
+
+
+def shown(text):
+    """Text as HTML, in elements and attributes: none of it is markup, and characters that do not show are escapes."""
+    visible = (c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in str(text))
+    return html.escape("".join(visible))
+
+
+class Grid:
+    """The rows and columns of a panel that a page shows: all, or of more than `most` cells those with the largest
+    changes, in their order."""
+
+    def __init__(self, panel, most):
+        self.panel, (self.down, self.across) = panel, panel.axes
+        held = [axis for axis in panel.result.axes if axis not in panel.axes]  # one head, or one head of one layer
+        self.held = dict(zip(held, map(int, re.findall(r"\d+", panel.title))))
+        change = np.nan_to_num(np.abs(panel.values - panel.result.base_value))
+        n_rows = min(len(panel.rows), max(math.isqrt(most), most // change.shape[1]))
+        self.rows = strongest(panel.rows, change.max(axis=1), n_rows)
+        self.columns = strongest(panel.columns, change.max(axis=0), max(1, most // n_rows))
+
+    def values(self, result):
+        """The values [n_rows, n_columns] of a result with the panel's axes, the panel's own or its estimate."""
+        chosen = {axis: [i] for axis, i in self.held.items()} | {self.down: self.rows, self.across: self.columns}
+        index = np.ix_(*([indices.index(i) for i in chosen[axis]] for axis, indices in result.axes.items()))
+        return result.values[index].reshape(len(self.rows), -1)
+
+    def place(self, row, column):
+        return self.held | {self.down: self.rows[row]} | ({self.across: self.columns[column]} if self.across else {})
+
+    def left_out(self):
+        pairs = ((self.down, self.rows, self.panel.rows), (self.across, self.columns, self.panel.columns))
+        return [f"{len(some)} of {len(every)} {axis}s" for axis, some, every in pairs if len(some) < len(every)]
+
+
+def strongest(indices, size, n):
+    return [indices[i] for i in sorted(np.argsort(-size, kind="stable")[:n])] if indices else []
+
+
+def table(grid, result, told, scale, title="", worst=None):
+    """One map as a figure. The title of a cell tells the values of all results in `told`; worst is a place to outline."""
+    across, left_out = grid.across, grid.left_out()
+    note = f"{grid.down}s down, {across}s across" if across else f"{grid.down}s down"
+    if left_out:
+        note += f"; only the {' and '.join(left_out)} with the largest changes (--save keeps all)"
+    compact = '<label><input type="checkbox" checked> colours only</label>' if len(grid.columns) > 24 else ""
+    wide = " wide" if len(grid.columns) > 16 else ""
+    lines = [
+        f'<figure class="{"worded" * (across in ("position", "source"))}{wide}">{compact}',
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{shown(title)} map, {note}">',
+        f"<table><caption><b>{shown(title)}</b> {note}</caption>",
+        f'<thead><tr><th scope="col">{grid.down}</th>',
+        *([header(result, across, i, "col") for i in grid.columns] or ['<th scope="col">value</th>']),
+        "</tr></thead><tbody>",
+    ]
+    parts = [grid.values(r) for r in told]
+    names = ("exact ", "estimate ") if len(told) > 1 else ("",)
+    for i, values in enumerate(grid.values(result)):
+        lines.append(f"<tr>{header(result, grid.down, grid.rows[i], 'row')}")
+        for j, value in enumerate(values):
+            place = grid.place(i, j)
+            numbers = ", ".join(name + amount(r, part[i, j]) for name, r, part in zip(names, told, parts))
+            drawn = value - result.base_value if scale.shifted else value
+            kind = colour(scale, drawn - scale.centre) + " worst" * (place == worst)
+            text = f"{place_words(result, place)}: {numbers}"
+            lines.append(f'<td class="{kind}" title="{text}">{short_number(scale, drawn)}</td>')
+        lines.append("</tr>")
+    return "\n".join([*lines, "</tbody></table></div></figure>"])
+
+
+def header(result, axis, index, scope):
+    """The heading of a row or a column: its number, and at a position its token, marked where the texts differ."""
+    if axis not in ("position", "source"):
+        return f'<th scope="{scope}">{index}</th>'
+    label = save.axis_label(result, axis, index).removeprefix(f"{index} ")
+    tag = "mark" if index in differing(result) else "span"
+    return f'<th scope="{scope}" title="{shown(label)}"><{tag}><bdi>{shown(cut(label))}</bdi></{tag}> <b>{index}</b></th>'
+
+
+def cut(label):
+    return label if len(label) <= LONGEST else label[: LONGEST - 1] + "…"
+
+
+def place_words(result, place):
+    """ "layer 3, position 1 ␣Jones → ␣Smith" as HTML; words written from right to left stay where they are put."""
+    parts = []
+    for axis, i in place.items():
+        label = shown(save.axis_label(result, axis, i).removeprefix(f"{axis} "))
+        rtl = any(unicodedata.bidirectional(c) in ("R", "AL", "AN") for c in label)
+        parts.append(f"{axis} \N{FIRST STRONG ISOLATE}{label}\N{POP DIRECTIONAL ISOLATE}" if rtl else f"{axis} {label}")
+    return ", ".join(parts)
+
+
+def amount(result, value):
+    """A value with its share: "-10.3948 (restores 99.9 % of the gap)"."""
+    gap = result.target_value - result.base_value
+    if not gap or not np.isfinite(value):
+        return f"{value:.6g}"
+    share = round(100 * float(value - result.base_value) / gap, 1) + 0.0  # + 0.0: no minus zero
+    return f"{value:.6g} ({'restores' if result.direction == 'denoising' else 'destroys'} {share:.1f} % of the gap)"
+
+
+def short_number(scale, value):
+    """A value for a cell, with about three digits of the largest."""
+    if not np.isfinite(value):
+        return str(value)
+    decimals = 2 - math.floor(math.log10(scale.half)) if np.isfinite(scale.half) else 2
+    return f"{round(float(value), decimals) + 0.0:.{max(0, decimals)}f}" if decimals < 5 else f"{value:.1e}"
+
+
+# Colours
+
+
+def colour(scale, change):
+    """The class of a change's colour: the picture's, with white for none."""
+    if not np.isfinite(change / scale.half):
+        return "unknown"
+    return "c" + to_hex(SIGNED(0.5 + 0.5 * change / scale.half)).removeprefix("#")
+
+
+def rules(body):
+    """The style of every colour that occurs in a page: black or white on it, whichever has the larger contrast."""
+    found = sorted(set(re.findall(r' class="c([0-9a-f]{6})[ "]', body)))
+    return [f".c{c} {{ background: #{c}; color: {ink(c)} }}" for c in found]
+
+
+def ink(colour):
+    """Black or white, by WCAG's relative luminance; the better of the two has a contrast of 4.58 or more on any colour.
+    On white itself, which is no effect, a grey that steps back (5.3)."""
+    if colour == "ffffff":
+        return "#6b6b6b"
+    channels = [int(colour[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+    r, g, b = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels)
+    light = 0.2126 * r + 0.7152 * g + 0.0722 * b
+    return "#000" if (light + 0.05) ** 2 > 0.05 * 1.05 else "#fff"
+
+
+def legend(results, scale):
+    """The scale as a row of colours with their numbers, cut to the values that occur, and what white is."""
+    lo, hi = shown_range(scale, results)
+    steps = [k / 4 for k in range(-4, 5) if lo - scale.half / 8 <= scale.centre + scale.half * k / 4 <= hi + scale.half / 8]
+    items = [
+        f'<li class="{colour(scale, scale.half * step)}">{short_number(scale, scale.centre + scale.half * step)}</li>'
+        for step in steps
+    ]
+    r = results[0]
+    base, other = ("corrupted", "clean") if r.direction == "denoising" else ("clean", "corrupted")
+    white = (
+        "White is no effect, red a change upwards, blue one downwards; each number is a change"
+        if scale.shifted
+        else f"White is no effect: the value of the {base} run, {r.base_value:.4g}. Red is above it, blue below it. "
+        f"The {other} run has {r.target_value:.4g}"
+    )
+    return ['<div class="legend">', f'<ol aria-label="colours">{"".join(items)}</ol>', f"<p>{white}.</p></div>"]

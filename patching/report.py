@@ -1,0 +1,239 @@
+"""A report to keep: results as one HTML page that needs nothing else, neither network nor script.
+
+In order: the two texts, the maps (htmlmap.py), what they mean, the likeliest next tokens, and how to make it again. The
+style is report.css. report.js only makes the maps pleasant: it shows what a cell says while the pointer or the keyboard
+is on it. A page's Content-Security-Policy names the hashes of these two and allows nothing else, and all that came from
+a text or a token passes shown(). What is too large for a page is cut and says so; the whole result is what --save keeps.
+"""
+
+import base64
+import hashlib
+import time
+from dataclasses import replace
+from importlib import metadata, resources
+from itertools import groupby
+
+import numpy as np
+
+from minigpt2.lens import likeliest
+from minigpt2.model import softmax
+from minigpt2.terminal import known_as
+from minigpt2.writing import replacing
+
+from . import htmlmap, reading, save
+from .htmlmap import shown
+from .panels import common_scale, panels
+from .story import tell
+from .words import ranges
+
+MOST_CELLS, MOST_TOKENS, TOP = 3000, 300, 20  # of a page, of a text, of a table
+
+SITES = {  # for a reader who has not met their names
+    "resid_pre": "the residual stream in front of a layer",
+    "resid_mid": "the residual stream between a layer's attention and its MLP",
+    "resid_post": "the residual stream behind a layer",
+    "attn_out": "what a layer's attention adds to the residual stream",
+    "mlp_out": "what a layer's MLP adds to the residual stream",
+    "z": "the output of an attention head",
+    "q": "the query of an attention head",
+    "k": "the key of an attention head",
+    "v": "the value of an attention head",
+    "pattern": "where an attention head looks from a position",
+    "pattern_entry": "how much an attention head takes from one position to another",
+}
+
+
+def write(path, results, titles, *, model, command):
+    """Write results, with a title for each where there are several, as one HTML file, in one move.
+
+    A sweep and its attribution, in this order, stand side by side. model is what made the results; command is what a
+    reader types to make them again. Raises OSError where the file cannot be written.
+    """
+    text = page(results, titles, model, command)
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+# The page
+
+
+def page(results, titles, model, command):
+    scale, most = common_scale([finite(r) for r in results]), MOST_CELLS // len(results)
+    pairs = [list(group) for _, group in groupby(zip(results, titles), key=lambda entry: entry[0].tokens)]
+    level, lines = 2 + (len(pairs) > 1), []
+    for group in pairs:
+        some, names = zip(*group)
+        lines += ["<section>", *([f"<h2>{shown(names[0])}</h2>"] if len(pairs) > 1 else [])]
+        lines += [*texts(some[0], level), *maps(some, names, scale, most * len(some), level)]
+        lines += [*next_tokens(some[0], model, level), "</section>"]
+    body = "\n".join([*lines, *reproduction(results, model, command)])
+    style, script = "\n".join([asset("report.css"), *htmlmap.rules(body)]), asset("report.js")
+    policy = f"default-src 'none'; style-src '{digest(style)}'; script-src '{digest(script)}'; img-src data:"
+    sites = ", ".join(dict.fromkeys(r.site for r in results))
+    title = shown(f"Activation patching of {sites} in {known_as(results[0].model)}")
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}; base-uri 'none'; form-action 'none'">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<meta name="referrer" content="no-referrer">
+<link rel="icon" href="data:,">
+<title>{title}</title>
+<style>{style}</style>
+</head>
+<body>
+<header>
+<h1>{title}</h1>
+{method(results)}
+</header>
+<main>
+{body}
+</main>
+<script>{script}</script>
+</body>
+</html>
+"""
+
+
+def method(results):
+    """What was done, as a paragraph."""
+    r, sites = results[0], list(dict.fromkeys(r.site for r in results))
+    base, source = ("corrupted", "clean") if r.direction == "denoising" else ("clean", "corrupted")
+    what = " or ".join(f"<code>{shown(site)}</code> ({SITES.get(site, 'a site')})" for site in sites)
+    units = " or ".join(f"<b><bdi>{shown(unit)}</bdi></b>" for unit in dict.fromkeys(r.unit for r in results))
+    blend = f", blended in with alpha = {r.alpha:g}" if r.alpha != 1 else ""
+    return (
+        f"<p>Every cell of a map is an experiment of its own. The model runs on the {base} text, but in one place, {what}, "
+        f"it is given what its run on the {source} text has there{blend}. The cell shows {units} at the end of that run: the "
+        "further it moves, the more of what tells the two texts apart is in that place.</p>"
+    )
+
+
+def finite(result):
+    """The result as the scale sees it: what is no number, as a user's metric may give, moves nothing."""
+    return replace(result, values=np.where(np.isfinite(result.values), result.values, result.base_value))
+
+
+def asset(name):
+    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def digest(text):
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+# What was compared
+
+
+def texts(result, level):
+    changed, n = reading.differing(result), len(result.tokens.clean)
+    near = set(sorted(range(n), key=lambda pos: min(abs(pos - c) for c in changed))[:MOST_TOKENS])
+    lines = [f"<h{level}>The two texts</h{level}>", '<dl class="texts">']
+    for i, name in enumerate(("clean", "corrupted")):
+        ids, labels = result.tokens[i], (result.clean_labels, result.corrupted_labels)[i]
+        value = (result.clean_value, result.corrupted_value)[i]
+        lines.append(f"<dt>{name}</dt><dd><p>")
+        for pos in sorted(near):
+            gap, tag = "… " * (pos > 0 and pos - 1 not in near), "mark" if pos in changed else "span"
+            token = f'<bdi title="{shown(labels[pos])}, token {ids[pos]}">{shown(htmlmap.cut(labels[pos]))}</bdi>'
+            lines.append(f"{gap}<{tag}>{token}<sub>{pos}</sub></{tag}>")
+        lines.append(f"{'…' * (n - 1 not in near)}</p><p>Its answer is <b><bdi>{shown(result.answer_labels[i])}</bdi></b>.")
+        lines.append(f"<bdi>{shown(result.unit)}</bdi> is <b>{value:.4g}</b>.</p></dd>")
+    some = f" Of the {n} tokens, the {len(near)} nearest to a change are shown." if len(near) < n else ""
+    lines.append("</dl>")
+    return [*lines, f'<p class="note">Marked are the tokens that differ; below each token is its position.{some}</p>']
+
+
+def next_tokens(result, model, level):
+    """The likeliest next tokens of both texts side by side, with the answers, wherever they rank."""
+    lines = [f"<h{level}>The next token, before any patch</h{level}>", '<div class="tables">']
+    answers = result.tokens.answers
+    for name, run in zip(("clean", "corrupted"), model.run_batch([result.tokens.clean, result.tokens.corrupted])):
+        logits = model.resume(run.resid_post[-1, -1:], model.config.n_layer).astype(np.float64)  # [1, n_vocab]
+        top, p = likeliest(logits, min(TOP, logits.size))[0].tolist(), softmax(logits)[0]
+        lines.append(f'<table class="next"><caption>After the <b>{name}</b> text</caption><thead><tr>')
+        lines.append("".join(f'<th scope="col">{head}</th>' for head in ("Rank", "Token", "Id", "Probability")))
+        lines.append("</tr></thead><tbody>")
+        for token in [*top, *(answer for answer in answers if answer not in top)]:
+            rank = 1 + (top.index(token) if token in top else int((logits > logits[0, token]).sum()))
+            kind = ' class="answer"' if token in answers else ""
+            which = f" <i>{('clean', 'corrupted')[answers.index(token)]} answer</i>" if kind else ""
+            bar = f'<svg viewBox="0 0 100 1" preserveAspectRatio="none" aria-hidden="true"><rect width="{100 * p[token]:.2f}" height="1"/></svg>'
+            lines.append(f"<tr{kind}><td>{rank}</td><td><bdi>{shown(model.labels([token])[0])}</bdi>{which}</td>")
+            lines.append(f"<td>{token}</td><td>{probability(p[token])}{bar}</td></tr>")
+        lines.append("</tbody></table>")
+    return [*lines, "</div>"]
+
+
+def probability(p):
+    return f"{p:.4f}" if p >= 5e-5 else f"{p:.1e}"
+
+
+# What came out
+
+
+def maps(results, names, scale, most, level):
+    """The maps of one pair of texts, and what they mean."""
+    twins = [r.method for r in results] == ["patching", "attribution"] and results[0].axes == results[1].axes
+    drawn = [(panel, name) for r, name in zip(results[: 1 if twins else None], names) for panel in panels(r)]
+    worst, figures = None, []
+    if twins:
+        index = reading.agreement(*results)[1]
+        worst = {axis: chosen[i] for (axis, chosen), i in zip(results[0].axes.items(), index)}
+    for panel, name in drawn:
+        grid = htmlmap.Grid(panel, most // len(drawn) // (1 + twins))
+        for result, own in zip(results, names) if twins else [(panel.result, name)]:
+            title = ", ".join(part for part in (own or result.site, panel.title) if part)
+            figures.append(htmlmap.table(grid, result, results if twins else [result], scale, title, worst))
+    kind = " twins" * twins + " many" * (len(figures) > 2)
+    lines = [f'<div class="finding"><div class="maps"><h{level}>The map{"s" * (len(figures) > 1)}</h{level}>']
+    lines += [*htmlmap.legend([finite(r) for r in results], scale), f'<div class="panels{kind}">', *figures]
+    lines += [f'</div></div><div class="meaning"><h{level}>What it means</h{level}><div class="told">']
+    for i, (result, name) in enumerate(zip(results, names)):
+        told = ["<ul>", *(f"<li>{shown(text).replace(' %', '&nbsp;%')}</li>" for text in tell(result)), "</ul>"]
+        if twins and i:
+            told = ["<details><summary>What the estimate alone would say</summary>", *told, "</details>"]
+            told.insert(0, agreement(results, worst))
+        elif len(results) > 1 and not twins:
+            told.insert(0, f"<h{level + 1}>{shown(name)}</h{level + 1}>")
+        lines += ["<div>", *told, "</div>"]
+    return [*lines, "</div></div></div>"]
+
+
+def agreement(results, worst):
+    """How well the estimate does, as a paragraph."""
+    correlation, index = reading.agreement(*results)
+    exact, estimate = (htmlmap.amount(r, r.values[index]) for r in results)
+    agree = f"correlates with the exact map at <b>{correlation:.3f}</b>"
+    if not np.isfinite(correlation):
+        agree = "cannot be correlated with the exact map, because one of them does not vary"
+    where = htmlmap.place_words(results[0], worst)
+    return f"<p>The estimate {agree}. They differ most at {where} (outlined): exact {exact}, estimate {estimate}.</p>"
+
+
+# How to make it again
+
+
+def reproduction(results, model, command):
+    r, now = results[0], time.gmtime()
+    try:
+        own = metadata.version("minigpt2")
+    except metadata.PackageNotFoundError:
+        own = "(a checkout, not installed)"
+
+    def every(name):
+        return ", ".join(dict.fromkeys(str(getattr(result, name)) for result in results))
+
+    chosen = {axis: ranges(indices) for axis, indices in r.axes.items()}
+    rows = {"Model": f"{r.model}: {model!r}", "Revision": r.revision or "none: it was not loaded by a revision"}
+    rows |= {name.capitalize(): every(name) for name in ("site", "direction", "metric", "unit", "method")}
+    rows |= {"Alpha": f"{r.alpha:g}"}
+    rows |= {f"{axis}s".capitalize(): indices for axis, indices in chosen.items()}
+    rows |= {"Versions": ", ".join(f"{name} {v}" for name, v in ({"minigpt2": own} | save.versions()).items())}
+    lines = ["<section>", "<h2>How to make this again</h2>", f"<pre><code>{shown(command)}</code></pre>", '<dl class="facts">']
+    lines += [f"<dt>{shown(name)}</dt><dd><bdi>{shown(value)}</bdi></dd>" for name, value in rows.items()]
+    date, minute = time.strftime("%Y-%m-%d", now), time.strftime("%H:%M", now)
+    made = f'<time datetime="{date}T{minute}Z">{date} {minute} UTC</time>'
+    return [*lines, f"<dt>Made</dt><dd>{made}</dd></dl>", "</section>"]

@@ -1,0 +1,93 @@
+"""How cells, positions, layers and numbers are called: in the story, in tables, in pictures."""
+
+import math
+from itertools import groupby
+
+from .reading import HALF, SEEN
+
+WHERE = {"resid_pre": "in front of", "resid_mid": "in the middle of", "resid_post": "behind"}  # the residual stream
+SITES_IN_WORDS = {
+    "resid_pre": "the residual stream in front of each layer",
+    "resid_mid": "the residual stream between attention and MLP",
+    "resid_post": "the residual stream behind each layer",
+    "attn_out": "what each attention adds",
+    "mlp_out": "what each MLP adds",
+    "z": "what each head has read",
+    "q": "each head's queries",
+    "k": "each head's keys",
+    "v": "each head's values",
+    "pattern": "where each head looks",
+    "pattern_entry": "where each head looks, one source at a time",
+}
+WRITES = {"attn_out": "the attention of layer {layer}", "mlp_out": "the MLP of layer {layer}"}
+HEADS = {
+    "z": "head {layer}.{head}",
+    "q": "the query of head {layer}.{head}",
+    "k": "the key of head {layer}.{head}",
+    "v": "the value of head {layer}.{head}",
+    "pattern": "the attention pattern of head {layer}.{head}",
+    "pattern_entry": "the attention of head {layer}.{head}",
+}
+
+
+def place_words(result, place):
+    """A cell in words: "at position 1 (␣Jones → ␣Smith) behind layer 0", "head 7.3"."""
+    at = position_words(result, place["position"]) if "position" in place else ""
+    if result.site in WHERE:
+        return f"{at} {WHERE[result.site]} layer {place['layer']}"
+    part = (WRITES | HEADS)[result.site].format(**place)
+    if "source" in place:
+        return f"{part} {at.replace('at ', 'from ', 1)} to {position_words(result, place['source'], '')}"
+    return f"{part} {at}".strip()
+
+
+def position_words(result, pos, at="at "):
+    clean, corrupted = result.clean_labels[pos], result.corrupted_labels[pos]
+    label = clean if result.tokens.clean[pos] == result.tokens.corrupted[pos] else f"{clean} → {corrupted}"
+    return (
+        f"{at}the last position ({pos}, {label})"
+        if pos == len(result.tokens.clean) - 1
+        else f"{at}position {pos} ({label})"
+    )
+
+
+def token_words(result, pos):
+    """The label of the token that a patch at a changed position brings: of the run that the vectors come from."""
+    return (result.clean_labels if result.direction == "denoising" else result.corrupted_labels)[pos]
+
+
+def layer_words(layers, start=""):
+    return f"{start} layer{'s' * (len(layers) > 1)} {ranges(layers)}".strip()
+
+
+def ranges(numbers):
+    """ "0 to 3, 5 and 7" for [0, 1, 2, 3, 5, 7]."""
+    parts = []
+    for _, run in groupby(enumerate(sorted(numbers)), key=lambda pair: pair[1] - pair[0]):
+        run = [number for _, number in run]
+        parts += [f"{run[0]} to {run[-1]}"] if len(run) > 2 else map(str, run)
+    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
+
+
+def percent(share):
+    """ "98 %"; "<1 %" for a trace; a decimal just below a limit of reading.py, so that it does not read as reached."""
+    if 0 < share < 0.005:
+        return "<1 %"
+    if any(limit - 0.005 <= abs(share) < limit for limit in (HALF, SEEN)):
+        return f"{math.copysign(math.floor(1000 * abs(share)) / 10, share)} %"
+    return f"{round(100 * float(share))} %"
+
+
+def restores(result, share, before="", one=True):
+    """What a patch does, as a verb with the share: "restores 98 % of the gap"."""
+    if result.direction == "denoising":
+        return f"restore{'s' * one} {before}{percent(share)} of the gap"
+    return f"move{'s' * one} the metric {before}{percent(share)} of the way to the corrupted run"
+
+
+def number(value):
+    return f"{value:.4g}" if abs(value) < 0.01 else f"{value:.2f}"
+
+
+def sentence(text):
+    return text[:1].upper() + text[1:]
