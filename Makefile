@@ -14,7 +14,7 @@ test: .venv/ready-test
 # Without --quick it takes the 1,024 tokens as well, some minutes more.
 parity: .venv/ready-reference
 	$(BIN)/python tests/live_parity.py --quick
-	$(BIN)/python -m pytest -m reference
+	$(BIN)/python -m pytest -m reference -k "not live_float64"
 
 benchmarks: .venv/ready-reference
 	$(BIN)/python benchmarks/forward.py

@@ -12,7 +12,8 @@ from minigpt2 import Config
 from minigpt2.weights import expected_shapes, nest, save_folder
 
 GPT2_SMALL = Config(n_layer=12, n_head=12, n_embd=768, n_ctx=1024, n_vocab=50257, d_mlp=3072)
-PROMPT = [48736, 5437, 373, 257, 1353, 12, 1662, 354, 3710, 13, 16738]  # "Michelle Jones was a top-notch student. Michelle"
+# "Michelle Jones was a top-notch student. Michelle", and with Smith
+PROMPT = [48736, 5437, 373, 257, 1353, 12, 1662, 354, 3710, 13, 16738]
 CORRUPTED = [48736, 4176, *PROMPT[2:]]
 
 
@@ -35,9 +36,9 @@ def folder():
     return path
 
 
-def interleaved(repeats, **functions):
+def interleaved(repeats, warm_up=True, **functions):
     """Median seconds of each function, called in turn so that a noisy moment hits all of them."""
-    for f in functions.values():
+    for f in functions.values() if warm_up else ():
         f()
     seconds = {name: [] for name in functions}
     for _ in range(repeats):

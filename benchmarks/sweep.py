@@ -114,13 +114,13 @@ def peers_table(folder, model):
     with torch.inference_mode():
         values = sweep(model, PAIR).values, sweep(model, PAIR, "resid_pre").values
         off = {name: min(abs(f() - v).max() for v in values) for name, f in contenders.items()}  # and a warm-up
-        seconds = seeded.interleaved(3, **contenders, ours=ours)
-        quick = seeded.interleaved(15, ours=ours, floor=floor())
+        seconds = seeded.interleaved(3, warm_up=False, **contenders, ours=ours)
+        quick = seeded.interleaved(15, ours=ours, floor=floor(model))
     print(f"the residual sweep of the example, 12 x 11 = 132 patches\n{'':60}{'seconds':>9}{'ratio':>8}  largest difference")
     for name in contenders:
         print(f"{name:60}{seconds[name]:9.2f}{seconds[name] / seconds['ours']:8.1f}  {off[name]:.0e}")
     print(f"{'minigpt2, sweep':60}{seconds['ours']:9.2f}{1:8.1f}")
-    print(f"\nfloor: only the matrix products with weights that cannot be left out, both base runs with them: {quick['floor']:.3f} s")
+    print(f"\nthe floor, its matrix products with weights and nothing else, both base runs with them: {quick['floor']:.3f} s")
     print(f"the whole sweep: {quick['ours']:.3f} s, {quick['ours'] / quick['floor']:.2f} times the floor (at most 1.4)")
 
 
@@ -148,20 +148,24 @@ def gigaflops(counts, n_embd=768):
     return sum(2 * n_embd**2 * (3 * attention + out + 8 * mlp) for attention, out, mlp in counts) / 1e9
 
 
-def floor():
-    """A function that multiplies matrices of the shapes that the example's sweep cannot avoid, and does nothing else."""
-    n, base = 768, 2 * len(seeded.PROMPT)
-    rng = np.random.default_rng(0)
-    weights = [rng.standard_normal(shape, dtype=np.float32) for shape in ((n, 3 * n), (n, n), (n, 4 * n), (4 * n, n))]
+def floor(model):
+    """A function that does nothing but multiply by the model's weight matrices, in the shapes that the example's sweep
+    cannot avoid: the two base runs, then each layer's rows of all patches."""
+    n_embd, base = model.config.n_embd, 2 * len(seeded.PROMPT)
     counts = row_counts(len(seeded.PROMPT), first_difference=1)
     most = max(max(layer) for layer in counts)
-    x = [rng.standard_normal((most, w.shape[0]), dtype=np.float32) for w in weights]
-    y = [np.empty((most, w.shape[1]), np.float32) for w in weights]
+    x = np.random.default_rng(0).standard_normal((most, 4 * n_embd), dtype=np.float32)
+    out = np.empty(most * 4 * n_embd, np.float32)
 
     def multiply():
-        for layer in [(base, base, base)] * 12 + counts:
-            for i, rows in enumerate((layer[0], layer[1], layer[2], layer[2])):
-                np.matmul(x[i][:rows], weights[i], out=y[i][:rows])
+        for layers in ([(base, base, base)] * len(counts), counts):
+            for h, (attention, after, mlp) in zip(model.weights.h, layers):
+                for rows, linear in (
+                    (attention, h.attn.c_attn), (after, h.attn.c_proj), (mlp, h.mlp.c_fc), (mlp, h.mlp.c_proj)
+                ):  # fmt: skip
+                    n_in, n_out = linear.weight.shape
+                    inputs = x.reshape(-1)[: rows * n_in].reshape(rows, n_in)
+                    np.matmul(inputs, linear.weight, out=out[: rows * n_out].reshape(rows, n_out))
 
     return multiply
 
@@ -169,7 +173,8 @@ def floor():
 def growth_table(model):
     """Sites and lengths: time and memory as the number of patches grows."""
     print(f"\n{'site':>12}{'tokens':>8}{'patches':>9}{'GFLOP':>9}{'seconds':>9}{'GFLOP/s':>9}{'peak extra MiB':>16}")
-    jobs = [("resid_post", n) for n in (11, 32, 64, 128)] + [(site, 11) for site in ("z", "q", "k", "v", "pattern")] + [("z", 32)]
+    jobs = [("resid_post", n) for n in (11, 32, 64, 128)]
+    jobs += [(site, 11) for site in ("z", "q", "k", "v", "pattern")] + [("z", 32)]
     for site, n_seq in jobs:
         pair = random_pair(n_seq)
         flops = gigaflops(row_counts(n_seq, 1, n_heads=0 if site == "resid_post" else 12)) + base_gigaflops(n_seq)
@@ -218,9 +223,10 @@ def long_text(model, n_seq=1024):
 
 
 ON_CORES = """
+import sys; sys.path.insert(0, sys.argv[1])
 import seeded, sweep
 model = sweep.GPT2.from_pretrained(seeded.folder())
-t = seeded.interleaved(9, residual=lambda: sweep.sweep(model, sweep.PAIR), floor=sweep.floor())
+t = seeded.interleaved(9, residual=lambda: sweep.sweep(model, sweep.PAIR), floor=sweep.floor(model))
 h = seeded.interleaved(1, heads=lambda: sweep.sweep(model, sweep.PAIR, "z"))
 print(t["residual"], t["floor"], h["heads"])
 """
@@ -231,9 +237,8 @@ def cores_table():
     times = {}
     for n in (1, 2):
         environment = os.environ | {"OPENBLAS_NUM_THREADS": str(n), "OMP_NUM_THREADS": str(n)}
-        run = [sys.executable, "-c", ON_CORES]
-        here = os.path.dirname(os.path.abspath(__file__))
-        done = subprocess.run(run, env=environment, cwd=here, check=True, capture_output=True, text=True)
+        run = [sys.executable, "-c", ON_CORES, os.path.dirname(os.path.abspath(__file__))]
+        done = subprocess.run(run, env=environment, check=True, capture_output=True, text=True)
         times[n] = list(map(float, done.stdout.split()))
     print(f"\n{'seconds':>24}{'1 thread':>10}{'2 threads':>11}{'ratio':>7}")
     for name, one, two in zip(("residual sweep", "its matrix products", "z sweep, 1,584 patches"), times[1], times[2]):

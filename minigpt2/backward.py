@@ -56,7 +56,7 @@ def linear_backward(dy, x, weight, into=None):
 
 def softmax_backward(dy, y):
     """y = softmax(x), from its output:  dx = y * (dy - sum(y * dy)), since dy_i/dx_j = y_i (delta_ij - y_j)."""
-    dx = dy - np.einsum("...i,...i->...", y, dy)[..., None]
+    dx = dy - np.vecdot(y, dy)[..., None]
     dx *= y
     return dx
 
@@ -130,14 +130,15 @@ def unembed_backward(dlogits, resid, ln_f, wte, eps, into=None):
 
 
 def cross_entropy(logits, targets, weight):
-    """The mean of -log softmax(logits)[target], weighted; returns it with its gradient, weight * (softmax - one-hot)."""
-    logits = logits - logits.max(axis=-1, keepdims=True)
-    p = np.exp(logits)
-    total = p.sum(axis=-1, keepdims=True)
-    at = targets[..., None]
-    losses = np.log(total[..., 0]) - np.take_along_axis(logits, at, axis=-1)[..., 0]  # [..., n_seq], nats
-    weight = weight / weight.sum()
-    p *= weight[..., None] / total
+    """The mean of -log softmax(logits)[target], weighted; returns it with its gradient, weight * (softmax - one-hot),
+    which is written over the logits: of a long batch they are the largest array there is."""
+    at, weight = targets[..., None], weight / weight.sum()
+    logits -= logits.max(axis=-1, keepdims=True)
+    of_targets = np.take_along_axis(logits, at, axis=-1)[..., 0]  # [..., n_seq]
+    p = np.exp(logits, out=logits)
+    total = p.sum(axis=-1)
+    losses = np.log(total) - of_targets  # [..., n_seq], nats
+    p *= (weight / total)[..., None]
     np.put_along_axis(p, at, np.take_along_axis(p, at, axis=-1) - weight[..., None], axis=-1)
     return float((losses * weight).sum()), p
 

@@ -36,10 +36,7 @@ def read_json(path):
 
 def brief(value):
     """What a stranger's file holds, or what was wrong with it, in one printable line that is not too long."""
-    try:
-        text = " ".join(str(value).split()) if isinstance(value, Exception) else repr(value)
-    except RecursionError:
-        text = f"a deeply nested {type(value).__name__}"
+    text = " ".join(str(value).split()) if isinstance(value, Exception) else repr(value)
     text = text if len(text) <= 120 else f"{text[:120]}..."
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 

@@ -78,36 +78,41 @@ class GPT2:
 
     def run_batch(self, texts, keep=None):
         """Run several texts of equal length at once, reading every weight once. Returns one Run per text."""
-        if unknown := sorted({*(() if keep is None else keep)} - {*ACTIVATIONS}):
-            raise ValueError(f"there is no activation {unknown[0]!r} to keep: they are {', '.join(ACTIVATIONS)}")
-        try:
-            texts = list(texts)
-        except TypeError:
-            raise ValueError(f"run_batch needs a list of texts, got {type(texts).__name__}") from None
-        texts = [self.check_tokens(text) for text in texts]
-        if len(lengths := sorted({len(text) for text in texts})) != 1:
-            raise ValueError(
-                f"run_batch needs one or more texts of equal length, got {' and '.join(map(str, lengths)) or 'no'} tokens"
-            )
-        tokens = np.stack(texts)  # [n_texts, n_seq]
-        stream = np.empty((self.config.n_layer + 1, *tokens.shape, self.config.n_embd), self.dtype)
+        c, tokens = self.config, self.check_batch(texts)  # [n_texts, n_seq]
+        kept = self.room_for(tokens.shape, ACTIVATIONS if keep is None else keep)
+        stream = kept.pop("stream")  # [n_layer + 1, n_texts, n_seq, n_embd]
         stream[0] = m.embed(tokens, self.weights.wte, self.weights.wpe)
-        kept = {"resid_pre": stream[:-1], "resid_post": stream[1:]}
         for layer, h in enumerate(self.weights.h):
             with quiet():
-                made = m.block(stream[layer], h, self.config)
+                made = m.block(stream[layer], h, c)
             check_finite(made["resid_post"], f"the residual stream overflowed {self.dtype} in layer {layer}")
-            for name, array in made.items():
-                if name not in kept and (keep is None or name in keep):
-                    kept[name] = np.empty((self.config.n_layer, *array.shape), array.dtype)
-                if name in kept:
-                    kept[name][layer] = array
+            stream[layer + 1] = made["resid_post"]
+            for name, array in kept.items():
+                array[layer] = made[name]
+        kept |= {"resid_pre": stream[:-1], "resid_post": stream[1:]}
         for array in kept.values():
             array.flags.writeable = False
         return [
             Run(self, tuple(map(int, text)), **{name: kept[name][:, i] if name in kept else None for name in ACTIVATIONS})
             for i, text in enumerate(tokens)
         ]
+
+    def room_for(self, shape, keep):
+        """Unwritten arrays for a batch of tokens [n_texts, n_seq]: the stream, and every layer's activations in keep.
+
+        They are cut from one block of memory, which an operating system hands out many times faster than as many small
+        ones; a layer of any of them is as large as its input.
+        """
+        if unknown := sorted({*keep} - {*ACTIVATIONS}):
+            raise ValueError(f"there is no activation {unknown[0]!r} to keep: they are {', '.join(ACTIVATIONS)}")
+        c, (n_texts, n_seq) = self.config, shape
+        names = [name for name in ACTIVATIONS if name in keep and name not in ("resid_pre", "resid_post")]
+        block = np.empty((1 + c.n_layer * (1 + len(names)), n_texts, n_seq, c.n_embd), self.dtype)
+        room, by_head = {"stream": block[: c.n_layer + 1]}, (c.n_layer, n_texts, c.n_head, n_seq, c.d_head)
+        for i, name in enumerate(names, start=1):
+            array = block[1 + i * c.n_layer :][: c.n_layer]
+            room[name] = array.reshape(by_head) if name in ("q", "k", "v", "z") else array
+        return room
 
     def resume(self, resid, layer, at="resid_pre"):
         """Let a residual stream enter block `layer` and run on to the logits.
@@ -148,6 +153,19 @@ class GPT2:
             logits = m.unembed(resid, self.weights.ln_f, self.weights.wte, eps)
         check_finite(logits, f"the logits overflowed {self.dtype}")
         return logits
+
+    def check_batch(self, texts):
+        """Texts of equal length as an integer array [n_texts, n_seq], or a ValueError."""
+        try:
+            texts = list(texts)
+        except TypeError:
+            raise ValueError(f"run_batch needs a list of texts, got {type(texts).__name__}") from None
+        texts = [self.check_tokens(text) for text in texts]
+        if len(lengths := sorted({len(text) for text in texts})) != 1:
+            raise ValueError(
+                f"run_batch needs one or more texts of equal length, got {' and '.join(map(str, lengths)) or 'no'} tokens"
+            )
+        return np.stack(texts)
 
     def check_tokens(self, tokens):
         """tokens as an integer array [n_seq], or a ValueError that says what this model cannot read in it."""

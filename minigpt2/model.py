@@ -162,7 +162,7 @@ def gelu(x):
     return 0.5 * x * (1 + np.tanh(GELU_SCALE * (x + 0.044715 * (x * x * x))))
 
 
-def in_pieces(f, x, piece=1 << 15):
+def in_pieces(f, x, piece=1 << 16):
     """Overwrite x (contiguous) with f(x), a piece at a time: f's temporaries then stay in the processor's cache."""
     flat = x.reshape(-1)
     for start in range(0, flat.size, piece):

@@ -102,9 +102,10 @@ def user_function(f):
 
 
 def check_value(metric, value, dtype, where):
-    """Refuse a value that `dtype` holds no number for: a map with a NaN in it would be drawn, and believed."""
+    """Refuse a value that is no finite number of `dtype`: a map with a NaN in it would be drawn, and believed. where() says
+    which run or patch gave it."""
     if not (is_finite(value) and abs(float(value)) <= float(np.finfo(dtype).max)):
-        raise ValueError(f"the metric {metric.name} is {value:.4g} {where}: it must be a finite number for any logits")
+        raise ValueError(f"the metric {metric.name} is {value:.4g} {where()}: it must be a finite number for any logits")
 
 
 def is_finite(number):

@@ -63,7 +63,7 @@ class Plan:
         self.metric = metrics.make(metric, self.tokens.answers, labels, lambda tokens: self.logits(ends, tokens))
         self.clean_value, self.corrupted_value = map(float, self.metric.read(self.logits(ends, self.metric.tokens)))
         for run, value in (("clean", self.clean_value), ("corrupted", self.corrupted_value)):
-            metrics.check_value(self.metric, value, model.dtype, f"on the {run} run")
+            metrics.check_value(self.metric, value, model.dtype, lambda: f"on the {run} run")
         self.base_value = self.corrupted_value if denoising else self.clean_value
         self.patches = [self._patch(index) for index in product(*(range(len(a)) for a in self.axes.values()))]
 

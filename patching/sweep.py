@@ -65,11 +65,14 @@ def sweep(model, pair, site="resid_post", *, keep_logits=False, progress=None, *
 def record(result, patch, metric, logits, tokens=None):
     """Enter one patch's value; logits are those of `tokens`, or of the whole vocabulary."""
     value = metric.read(logits if tokens or not metric.tokens else logits[list(metric.tokens)])
-    place = ", ".join(f"{axis} {chosen[i]}" for (axis, chosen), i in zip(result.axes.items(), patch.index))
-    check_value(metric, value, result.values.dtype, f"after the patch at {place}")
+    check_value(metric, value, result.values.dtype, lambda: f"after the patch at {place(result, patch)}")
     result.values[patch.index] = value
     if result.logits is not None:
         result.logits[patch.index] = logits
+
+
+def place(result, patch):
+    return ", ".join(f"{axis} {chosen[i]}" for (axis, chosen), i in zip(result.axes.items(), patch.index))
 
 
 class Arrival(NamedTuple):
@@ -134,8 +137,11 @@ def attend_behind(first, qkv, base_k, base_v, last_only):
 
 
 def behind(prefix, suffixes):
-    prefixes = np.broadcast_to(prefix, (len(suffixes), *prefix.shape))
-    return np.concatenate([prefixes, suffixes], axis=-2)
+    """The same prefix [n_head, first, d_head] in front of each patch's suffix."""
+    first = prefix.shape[-2]
+    whole = np.empty((*suffixes.shape[:-2], first + suffixes.shape[-2], suffixes.shape[-1]), suffixes.dtype)
+    whole[..., :first, :], whole[..., first:, :] = prefix, suffixes
+    return whole
 
 
 class Streams:

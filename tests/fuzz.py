@@ -83,7 +83,10 @@ def sentence(error):
     frame = error.__traceback__
     while frame.tb_next:
         frame = frame.tb_next
-    file, line = frame.tb_frame.f_code.co_filename, linecache.getline(frame.tb_frame.f_code.co_filename, frame.tb_lineno)
+    file, line = (
+        frame.tb_frame.f_code.co_filename,
+        linecache.getline(frame.tb_frame.f_code.co_filename, frame.tb_lineno),
+    )
     text = str(error)
     assert file.startswith(OURS) and "raise" in line, f"{type(error).__name__} from inside {file}: {text}"
     first, *table = text.split("\n")  # two texts of unequal length are shown below each other, indented

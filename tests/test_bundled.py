@@ -273,6 +273,7 @@ def test_the_written_vocabulary_cuts_text_into_words_as_the_learner_does(tmp_pat
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.reference
 def test_adamw_is_torchs():
     torch = pytest.importorskip("torch")
     rng = np.random.default_rng(0)

@@ -1,7 +1,7 @@
-"""Every option of every command with every odd value, alone and together: a right end, or one line that begins "error:".
+"""Every option of every command with every odd value, alone and together: a right end, or one line with "error:".
 
-The commands run as `python -m` runs them, but in this process, which saves the second that it takes to start; a sample of
-them is run again as processes of their own.
+The commands run as `python -m` runs them, but in this process, which saves the second that it takes to start; a sample
+of them is run again as processes of their own.
 """
 
 import contextlib
@@ -11,6 +11,7 @@ import os
 import random
 import re
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from matplotlib.figure import Figure
 from models import random_model, random_weights
 from vocabulary import tiny_vocabulary
 
+from minigpt2.bundled import batches, bpe
 from minigpt2.facts import KINDS
 from minigpt2.model import Config
 from minigpt2.weights import save_folder
@@ -30,48 +32,72 @@ from patching import PromptPair, save, sweep
 
 SIZES = Config(n_layer=2, n_head=2, n_embd=16, n_ctx=40, n_vocab=264, d_mlp=32)
 
-NUMBERS = ["0", "1", "-1", "00", "+1", "1.5", "1e3", "1e400", "-1e400", "nan", "inf", "-inf", "", " ", "x", "1_0", "٣", "0x10", "1" * 400,
-           "1e-400", "2147483648", "9223372036854775808", "--", "-", "1,2", "１"]  # fmt: skip
-LISTS = ["0", "0-1", "1-0", "0,0", "0,", ",", "-", "0-", "-1", "0-99999", "99999", "100000", "0--1", "0 - 1", "a", "", " ", "all", "٣", "0;1",
-         "0,1,", "1" * 400, "1.0", "0\n1", "0,1", "ALL"]  # fmt: skip
-TEXTS = ["", " ", "the a", "a" * 99, "the", "\udcff", "\x1b[2J", "\n", "<|endoftext|>", "é漢🙂", "-x", "the a b c d e f g", "a\nb\nc", "%s", "{}"]
-FILES = ["", ".", "..", "/", "x", "x.jpg", "x.png", "x.PNG", "x.pdf", "x.svg", ".png", "no/x.png", "file/x.png", "/dev/null/x.png",
-         "/proc/x.png", "/dev/full", "a" * 300 + ".png", "x.png/", "x.png/y.png", "\udcff.png", "\n.png", "é漢.png", "~/x.png", "-.png", "x.png.gz"]  # fmt: skip
-MODELS = ["", ".", "/", "no/such", "no such", "gpt2", "gpt2-xl", "file", "\udcff", "../x", "a/b/c", "https://x/y", "-", "~", "/dev/null",
-          "{broken}", "{untold}", "bundled/..", "x" * 300]  # fmt: skip
-NAMES = ["", " ", "x", "all", "surname", "resid_post", "z", "noising", "logit_difference", "\udcff", "resid_pre,z", "-", "0"]
+NUMBERS = [
+    "0", "1", "-1", "00", "+1", "1.5", "1e3", "1e400", "1e30", "-1e400", "nan", "inf", "-inf", "", " ", "x", "1_0", "٣",
+    "0x10", "1" * 400, "1e-400", "2147483648", "9223372036854775808", "--", "-", "1,2", "１",
+]  # fmt: skip
+LISTS = [
+    "0", "0-1", "1-0", "0,0", "0,", ",", "-", "0-", "-1", "0-99999", "99999", "100000", "0--1", "0 - 1", "a", "", " ",
+    "all", "٣", "0;1", "0,1,", "1" * 400, "1.0", "0\n1", "0,1", "ALL",
+]  # fmt: skip
+TEXTS = [
+    "", " ", "the a", "a" * 99, "the", "\udcff", "\x1b[2J", "\n", "<|endoftext|>", "é漢🙂", "-x", "the a b c d e f g",
+    "a\nb\nc", "%s", "{}",
+]  # fmt: skip
+FILES = [
+    "", ".", "..", "/", "x", "x.jpg", "x.png", "x.PNG", "x.pdf", "x.svg", ".png", "no/x.png", "file/x.png",
+    "/dev/null/x.png", "/proc/x.png", "/dev/full", "a" * 300 + ".png", "x.png/", "x.png/y.png", "\udcff.png",
+    "\n.png", "é漢.png", "~/x.png", "-.png", "x.png.gz",
+]  # fmt: skip
+MODELS = [
+    "", ".", "/", "no/such", "no such", "gpt2", "gpt2-xl", "file", "\udcff", "../x", "a/b/c", "https://x/y", "-", "~",
+    "/dev/null", "{broken}", "{untold}", "bundled/..", "x" * 300,
+]  # fmt: skip
+NAMES = [
+    "", " ", "x", "all", "surname", "resid_post", "z", "noising", "logit_difference", "\udcff", "resid_pre,z", "-",
+    "0",
+]  # fmt: skip
 DATA = ["", ".", "no.npz", "file", "/dev/null", "{result}", "{broken}", "{picture}", "\udcff", "-", "/proc/self/mem"]
 
 OPTIONS = {  # module: (the arguments that end well, {option: (how many values, the odd ones)})
     "patching.demo": (
-        ["--model", "{model}", "--clean", "x a", "--corrupted", "y a", "--answers", " a", " the", "--quiet", "--out", "out.png"],
+        ["--model", "{model}", "--clean", "x a", "--corrupted", "y a", "--answers", " a", " the", "--quiet", "--out",
+        "out.png"],
         {
-            "--experiment": (1, NAMES), "--list": (0, [""]), "--clean": (1, TEXTS), "--corrupted": (1, TEXTS), "--answers": (2, TEXTS),
-            "--bos": (0, [""]), "--model": (1, MODELS), "--site": (1, NAMES), "--direction": (1, NAMES), "--metric": (1, NAMES),
-            "--alpha": (1, NUMBERS), "--positions": (1, LISTS), "--layers": (1, LISTS), "--heads": (1, LISTS), "--one-by-one": (0, [""]),
-            "--attribution": (0, [""]), "--lens": (0, [""]), "--direct-attribution": (0, [""]), "--out": (1, FILES), "--save": (0, [""]), "--report": (1, FILES), "--quiet": (0, [""]),
+            "--experiment": (1, NAMES), "--list": (0, [""]), "--clean": (1, TEXTS), "--corrupted": (1, TEXTS),
+            "--answers": (2, TEXTS),
+            "--bos": (0, [""]), "--model": (1, MODELS), "--site": (1, NAMES), "--direction": (1, NAMES),
+            "--metric": (1, NAMES),
+            "--alpha": (1, NUMBERS), "--positions": (1, LISTS), "--layers": (1, LISTS), "--heads": (1, LISTS),
+            "--one-by-one": (0, [""]),
+            "--attribution": (0, [""]), "--lens": (0, [""]), "--direct-attribution": (0, [""]), "--out": (1, FILES),
+            "--save": (0, [""]), "--report": (1, FILES), "--quiet": (0, [""]),
         },
     ),
     "minigpt2": (
         ["the thing", "--model", "{model}"],
         {
             "--model": (1, MODELS), "--top": (1, NUMBERS), "--tokens": (0, [""]), "--generate": (1, NUMBERS),
-            "--temperature": (1, NUMBERS), "--top-k": (1, NUMBERS), "--top-p": (1, NUMBERS), "--seed": (1, NUMBERS), "--lens": (1, FILES),
+            "--temperature": (1, NUMBERS), "--top-k": (1, NUMBERS), "--top-p": (1, NUMBERS), "--seed": (1, NUMBERS),
+            "--lens": (1, FILES),
             "--attribution": (3, TEXTS), "--pattern": (3, NUMBERS),
         },
     ),
     "minigpt2.verify": (
         ["--model", "{model}", "--facts", "{facts}"],
-        {"--model": (1, MODELS), "--only": (1, [*NAMES, "files", "patching"]), "--facts": (1, [*DATA, "{facts}"]), "--json": (0, [""])},
+        {"--model": (1, MODELS), "--only": (1, [*NAMES, "files", "patching"]), "--facts": (1, [*DATA, "{facts}"]),
+        "--json": (0, [""])},
     ),
     "patching.plot": (["{result}", "--out", "out.png"], {"--out": (1, FILES), "": (1, DATA)}),
     "minigpt2.bundled.train": (
-        ["--out", "out", "--steps", "1", "--n-layer", "1", "--n-embd", "8", "--n-vocab", "300", "--batch", "128", "--n-head", "2"],
+        ["--out", "out", "--steps", "1", "--n-layer", "1", "--n-embd", "8", "--n-vocab", "300", "--batch", "128",
+        "--n-head", "2"],
         {
-            "--out": (1, ["", ".", "file", "file/x", "/dev/null/x", "/proc/x", "\udcff", "a" * 300, "{model}"]), "--resume": (0, [""]),
-            **{f"--{name}": (1, [n for n in NUMBERS if name != "steps" or n not in ("2147483648", "9223372036854775808")]) for name in (
-                "steps", "batch", "seed", "learning-rate", "warm-up", "beta1", "beta2", "weight-decay", "clip", "spread", "n-layer",
-                "n-head", "n-embd", "n-ctx", "n-vocab",
+            "--out": (1, ["", ".", "file", "file/x", "/dev/null/x", "/proc/x", "\udcff", "a" * 300, "{model}"]),
+            "--resume": (0, [""]),
+            **{f"--{name}": (1, NUMBERS) for name in (
+                "steps", "batch", "seed", "learning-rate", "warm-up", "beta1", "beta2", "weight-decay", "clip", "spread",
+                "n-layer", "n-head", "n-embd", "n-ctx", "n-vocab",
             )},
         },
     ),
@@ -81,7 +107,7 @@ OPTIONS = {  # module: (the arguments that end well, {option: (how many values, 
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory):
-    """A model, a broken one, one without vocabulary, a saved result, a picture and a facts file; "{name}" in arguments."""
+    """A model, a broken one, one without vocabulary, a result, a picture, a facts file: "{name}" in arguments."""
     root = tmp_path_factory.mktemp("commands")
     found = {name: root / name for name in ("model", "broken", "untold")}
     for name, folder in found.items():
@@ -112,6 +138,17 @@ def in_an_empty_folder(tmp_path, monkeypatch):
     signal.signal(signal.SIGINT, interrupt)
 
 
+merges = {}
+
+
+@pytest.fixture(autouse=True)
+def few_texts(monkeypatch):
+    """Training makes its vocabulary of four texts over and over, and learns each size once: the rest is repetition."""
+    documents, learn = [document(random.Random(0)) for document in batches.DOCUMENTS], bpe.learn
+    monkeypatch.setattr(batches, "DOCUMENTS", [lambda rng, text=text: text for text in documents])
+    monkeypatch.setattr(bpe, "learn", lambda texts, n: merges.get(n) or merges.setdefault(n, learn(texts, n)))
+
+
 class Terminal(io.TextIOWrapper):
     """What a command writes, as bytes, like a pipe: text that no encoding holds must not end it."""
 
@@ -126,6 +163,7 @@ class Terminal(io.TextIOWrapper):
 def run(module, arguments):
     """Run `python -m module arguments...` here: (exit status, stdout, stderr)."""
     cases["commands"] += 1
+    shutil.rmtree("out", ignore_errors=True)  # or every training but the first were refused for it
     argv, out, err = sys.argv, Terminal(), Terminal()
     sys.argv = [module, *arguments]
     try:
@@ -170,7 +208,6 @@ def test_the_good_arguments_end_well(module, places):
 def test_every_option_is_here(places):
     """The tables above follow the commands' own --help."""
 
-
     for module, (_, options) in OPTIONS.items():
         help_text = run(module, ["--help"])[1]
         assert set(re.findall(r"^  (?:-h, )?(--[\w-]+)", help_text, re.M)) - {"--help"} == {*options} - {""}, module
@@ -184,7 +221,8 @@ def changed(good, option, n, values):
         return [[value, *good[1:]] for value in values] + [[*good, value] for value in values]
     fine = ["1", "0", "out.png"] if option == "--pattern" else [" the", " a", "out.png"]
     lines = [[*good, option, *fine[:at], value, *fine[at + 1 : n]] for at in range(n) for value in values]
-    return [*lines, [*good, option], [*good, option, *["1"] * (n - 1)], [*good, f"{option}={values[0]}"], [*good, option[:-1], *["1"] * n]]
+    too_few = [*good, option], [*good, option, *["1"] * (n - 1)]
+    return [*lines, *too_few, [*good, f"{option}={values[0]}"], [*good, option[:-1], *["1"] * n]]
 
 
 @pytest.fixture
@@ -197,7 +235,9 @@ def no_drawing(monkeypatch):
     monkeypatch.setattr(Figure, "savefig", savefig)
 
 
-@pytest.mark.parametrize(("module", "option"), [(module, option) for module in OPTIONS for option in OPTIONS[module][1]])
+@pytest.mark.parametrize(
+    ("module", "option"), [(module, option) for module in OPTIONS for option in OPTIONS[module][1]]
+)
 def test_every_option_with_every_odd_value(module, option, places, request):
     if option != "--out":
         request.getfixturevalue("no_drawing")
@@ -209,7 +249,15 @@ def test_every_option_with_every_odd_value(module, option, places, request):
 @pytest.mark.parametrize("module", OPTIONS)
 def test_what_is_no_option(module, places):
     good, options = OPTIONS[module]
-    for arguments in ([*good, "--nonsense"], [*good, "-x"], [*good, "--model"], ["--"], ["-"], ["--help=1"], [*good, "--=", "1"]):
+    for arguments in (
+        [*good, "--nonsense"],
+        [*good, "-x"],
+        [*good, "--model"],
+        ["--"],
+        ["-"],
+        ["--help=1"],
+        [*good, "--=", "1"],
+    ):
         check(module, arguments, places)
     check(module, [], places) if module in ("minigpt2", "patching.plot") else None
 
@@ -255,8 +303,10 @@ def test_results_with_odd_fields(places, tmp_path, no_drawing):
             check("patching.plot", ["odd.npz", "--out", "out.png"], places)
     about = np.array(text)
     for odd in (
-        values[0], values.T, values[None], values * np.nan, values * np.inf, values.astype(int), values.astype(str), values.astype(complex),
-        values.astype("f2"), values.astype(">f8"), values.astype("M8[s]"), np.float32(1), np.zeros((0, 3)), values > 0, np.zeros(10**6),
+        values[0], values.T, values[None], values * np.nan, values * np.inf, values.astype(int), values.astype(str),
+        values.astype(complex),
+        values.astype("f2"), values.astype(">f8"), values.astype("M8[s]"), np.float32(1), np.zeros((0, 3)),
+        values > 0, np.zeros(10**6),
     ):  # fmt: skip
         for arrays in ({"values": odd}, {"values": values, "logits": odd}, {"values": odd, "about": odd}):
             np.savez(path, **{"about": about} | arrays)
@@ -293,7 +343,7 @@ def test_odd_facts(places, tmp_path):
     good["sizes"] = {"n_layer": SIZES.n_layer}
     path, rng = tmp_path / "facts.json", random.Random(7)
     for at in spots(good):
-        for odd in KINDS_OF_JSON if len(at) < 2 else rng.sample(KINDS_OF_JSON, 3):
+        for odd in KINDS_OF_JSON if len(at) < 2 else rng.sample(KINDS_OF_JSON, 2):
             path.write_text(json.dumps(replaced(json.loads(json.dumps(good)), at, odd)))
             kind = at[0] if at and at[0] in KINDS else "files"
             check("minigpt2.verify", ["--model", places["model"], "--facts", "facts.json", "--only", kind], places)
@@ -307,7 +357,13 @@ def test_a_broken_training_run(places, tmp_path):
     for length in [0, 10, 100, len(good) // 2, len(good) - 30, *(rng.randrange(len(good)) for _ in range(10 * EFFORT))]:
         state.write_bytes(good[:length])
         assert check("minigpt2.bundled.train", ["--resume", "--out", "run"], places) != 0
-    for arrays in ({}, {"settings": "{}"}, {"settings": '{"steps": "x"}'}, {"settings": "[]"}, {"settings": np.array([{}], object)}):
+    for arrays in (
+        {},
+        {"settings": "{}"},
+        {"settings": '{"steps": "x"}'},
+        {"settings": "[]"},
+        {"settings": np.array([{}], object)},
+    ):
         np.savez(state, **arrays)
         assert check("minigpt2.bundled.train", ["--resume", "--out", "run"], places) != 0
 
@@ -318,13 +374,20 @@ def test_a_broken_training_run(places, tmp_path):
 def test_a_sample_in_processes_of_their_own(places, tmp_path):
     rng = random.Random(9)
     kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    environment = kept | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home"), "PYTHONWARNINGS": "error"}
+    environment = kept | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"}
+    environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")}
     for module, (good, options) in OPTIONS.items():
         option = rng.choice([option for option in options if options[option][0] == 1])
         arguments = rng.choice(changed(good, option, *options[option])[: len(options[option][1])])
-        arguments = [places.get(argument[1:-1], argument) if argument[:1] == "{" else argument for argument in arguments]
+        arguments = [
+            places.get(argument[1:-1], argument) if argument[:1] == "{" else argument for argument in arguments
+        ]
         cases["processes"] += 1
         done = subprocess.run(
             [sys.executable, "-m", module, *arguments], env=environment, cwd=tmp_path, capture_output=True, timeout=60
         )
-        check_end(done.returncode, *(stream.decode("utf-8", "replace") for stream in (done.stdout, done.stderr)), (module, arguments))
+        check_end(
+            done.returncode,
+            *(stream.decode("utf-8", "replace") for stream in (done.stdout, done.stderr)),
+            (module, arguments),
+        )

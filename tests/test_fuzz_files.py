@@ -25,7 +25,10 @@ TENSORS = {name: stored(array) for name, array in ARRAYS.items()}
 GOOD = safetensors_bytes(TENSORS)
 N_HEADER = 8 + int.from_bytes(GOOD[:8], "little")  # bytes before the numbers
 EDGES = (0, 1, -1, 2, 13, 255, 256, 2**31 - 1, 2**31, 2**32, 2**53 + 1, 2**63 - 1, 2**63, 2**64 - 1, 2**64, 10**30)
-ODD = (None, True, False, 0.5, -0.0, 1e308, math.nan, math.inf, "", "1", "\0", "\x1b[2J", "a\nb", "é" * 9999, [], [[]], {})
+ODD = (
+    None, True, False, 0.5, -0.0, 1e308, math.nan, math.inf, "", "1", "\0", "\x1b[2J", "a\nb", "é" * 9999, [], [[]],
+    {},
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +95,18 @@ def bad_values(field, good):
     if field == "dtype":
         return (*DTYPES, *ODD)
     numbers = [[*good[:i], edge, *good[i + 1 :]] for i in range(len(good)) for edge in EDGES]
-    return [*numbers, *ODD, good[::-1], good[:1], good[1:], good * 2, [good], [str(n) for n in good], [0.5, 1], [0] * 4000]
+    return [
+        *numbers,
+        *ODD,
+        good[::-1],
+        good[:1],
+        good[1:],
+        good * 2,
+        [good],
+        [str(n) for n in good],
+        [0.5, 1],
+        [0] * 4000,
+    ]
 
 
 @pytest.mark.parametrize("name", ["wte.weight", "h.0.mlp.c_fc.bias", "ln_f.bias"])
@@ -108,7 +122,18 @@ def test_every_field_of_a_header_entry(folder, name, field):
 
 def test_names_and_metadata(folder):
     extra = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
-    for name in ("", " ", "\n", "\x1b[31m", "h.1.ln_1.weight", "../wte.weight", "a" * 5000, "wte.weight\0", "é", "\u202e"):
+    for name in (
+        "",
+        " ",
+        "\n",
+        "\x1b[31m",
+        "h.1.ln_1.weight",
+        "../wte.weight",
+        "a" * 5000,
+        "wte.weight\0",
+        "é",
+        "\u202e",
+    ):
         assert not check_weights(folder, packed(header(**{name: extra})))
     for metadata in (*ODD, {"a": 1}, {"a": None}, {"a": {}}, {"format": "tf"}):
         check_weights(folder, packed(header(__metadata__=metadata)))
@@ -121,9 +146,12 @@ def test_json_that_json_readers_read_differently(folder):
     moved = good[:-1] + ', "wpe.weight": ' + json.dumps(json.loads(good)["wte.weight"]) + "}"
     for text in (
         twice, moved, good.replace('"dtype": "F32"', '"dtype": "F32", "dtype": "F32"', 1), "\ufeff" + good, " " + good,
-        good + " " * 7, good + "\0", good + "x", good + good, good.replace('"wte', '"\\ud800wte', 1), good.replace("[", "[ ", 1),
-        good.replace('"wte', '"\\u0077te', 1), "[" * 100_000, '{"a":' * 500 + "{}" + "}" * 500, '{"a":' * 50_000, "", "{}", "null",
-        "[]", "{", '{"a": NaN}', good.replace("[0,", "[0.0,", 1), good.replace("[0,", "[-0,", 1), good.replace("[0,", "[0e0,", 1),
+        good + " " * 7, good + "\0", good + "x", good + good, good.replace('"wte', '"\\ud800wte', 1),
+        good.replace("[", "[ ", 1),
+        good.replace('"wte', '"\\u0077te', 1), "[" * 100_000, '{"a":' * 500 + "{}" + "}" * 500, '{"a":' * 50_000, "",
+        "{}", "null",
+        "[]", "{", '{"a": NaN}', good.replace("[0,", "[0.0,", 1), good.replace("[0,", "[-0,", 1),
+        good.replace("[0,", "[0e0,", 1),
         good.replace("[0,", "[" + "9" * 5000 + ",", 1), '{"' + "a" * 10**7 + '": 1}',
     ):  # fmt: skip
         check_weights(folder, packed(text))
@@ -137,7 +165,9 @@ def test_random_bytes_in_the_header(folder):
         data = bytearray(GOOD)
         for _ in range(rng.choice((1, 1, 2, 5))):
             at = rng.randrange(N_HEADER)
-            data[at] = rng.choice((data[at] ^ 1 << rng.randrange(8), rng.randrange(256), rng.choice(b'{}[]",:0918\\ \0')))
+            data[at] = rng.choice(
+                (data[at] ^ 1 << rng.randrange(8), rng.randrange(256), rng.choice(b'{}[]",:0918\\ \0'))
+            )
             if rng.random() < 0.2:
                 del data[at]
         loaded += check_weights(folder, bytes(data))
@@ -196,7 +226,10 @@ def check_config(folder, text, fields=None):
 KEYS = list(config_fields(TINY)) + [
     "n_ctx", "scale_attn_weights", "scale_attn_by_inverse_layer_idx", "add_cross_attention", "tie_word_embeddings",
 ]  # fmt: skip
-VALUES = (*EDGES, *ODD, "GPT2", "gpt2", "gelu", ["GPT2LMHeadModel"], ["BertModel"], [None], 3, 5, 7, 10**6, 10**7, 10**300, 1e-5)
+VALUES = (
+    *EDGES, *ODD, "GPT2", "gpt2", "gelu", ["GPT2LMHeadModel"], ["BertModel"], [None], 3, 5, 7, 10**6, 10**7, 10**300,
+    1e-5,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("key", KEYS)
@@ -233,9 +266,27 @@ def test_any_values_of_several_keys(folder, changes, left_out):
 
 def odd_json(good):
     """Texts that are no JSON, or JSON of a surprising kind, or not in UTF-8."""
-    yield from ("", " ", "{", "}", "[]", "null", "1", '"a"', "{}", "{}{}", "//", "{'a': 1}", '{"a": 01}', good + "x", good * 2)
+    yield from (
+        "",
+        " ",
+        "{",
+        "}",
+        "[]",
+        "null",
+        "1",
+        '"a"',
+        "{}",
+        "{}{}",
+        "//",
+        "{'a': 1}",
+        '{"a": 01}',
+        good + "x",
+        good * 2,
+    )
     yield from ("\ufeff" + good, good.encode("utf-16"), good.encode("utf-32"), b"\xff" + good.encode(), b"\0" * 4096)
-    yield from (good[:-1] + bad + "}" for bad in (',"a":NaN', ',"a":1e999', ',"a":"\\ud800"', ',"\\ud800":1', ',"a":"\0"'))
+    yield from (
+        good[:-1] + bad + "}" for bad in (',"a":NaN', ',"a":1e999', ',"a":"\\ud800"', ',"\\ud800":1', ',"a":"\0"')
+    )
     yield from (good[:-1] + f',"a":{digits}' + "}" for digits in ("9" * 4000, "9" * 5000, "-" + "9" * 5000))
     yield from ("[" * n + "]" * n for n in (100, 900, 960, 970, 980, 985, 990, 995, 1000, 5000, 10**6))
     yield from ('{"a":' * n + "1" + "}" * n for n in (100, 900, 960, 980, 990, 1000, 5000, 10**6))
@@ -253,7 +304,9 @@ def test_texts_that_are_no_config(folder):
 
 def test_a_key_twice_is_read_as_json_readers_do(folder):
     good = json.dumps(config_fields(TINY))
-    assert not check_config(folder, good[:-1] + ', "n_layer": 2}') and check_config(folder, good[:-1] + ', "n_layer": 1}')
+    assert not check_config(folder, good[:-1] + ', "n_layer": 2}') and check_config(
+        folder, good[:-1] + ', "n_layer": 1}'
+    )
 
 
 def test_random_bytes_in_the_config(folder):
@@ -268,7 +321,7 @@ def test_random_bytes_in_the_config(folder):
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="special files are POSIX's")
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "model.safetensors.index.json"])
 def test_files_that_are_no_files(folder, name):
-    """A folder, a pipe that nobody writes to, a device without end, a link to itself or to nothing, and 64 GiB of zeros."""
+    """A folder, a pipe nobody writes to, a device without end, a link to itself or to nothing, and 64 GiB of zeros."""
     (folder / "config.json").write_text(json.dumps(config_fields(TINY)))
     (folder / "model.safetensors").write_bytes(GOOD)
     if "index" in name:
@@ -276,7 +329,8 @@ def test_files_that_are_no_files(folder, name):
     path = folder / name
     makers = (
         path.mkdir, lambda: os.mkfifo(path), lambda: path.symlink_to("/dev/zero"), lambda: path.symlink_to(path),
-        lambda: path.symlink_to(folder / "nothing"), lambda: os.truncate(os.open(path, os.O_CREAT | os.O_RDWR), 1 << 36),
+        lambda: path.symlink_to(folder / "nothing"), lambda: os.truncate(os.open(path, os.O_CREAT | os.O_RDWR),
+        1 << 36),
     )  # fmt: skip
     for make in makers:
         path.unlink(missing_ok=True)
@@ -290,10 +344,13 @@ def test_files_that_are_no_files(folder, name):
 # The index of shards
 
 ELSEWHERE = (
-    "../good.safetensors", "..\\good.safetensors", "./good.safetensors", "{outside}", "//etc/passwd", "~/good.safetensors",
+    "../good.safetensors", "..\\good.safetensors", "./good.safetensors", "{outside}", "//etc/passwd",
+    "~/good.safetensors",
     "sub/../../good.safetensors", "sub/good.safetensors", "a\0.safetensors", "good.safetensors\0", "good.safetensors\n",
-    "\ngood.safetensors", "%2e%2e/good.safetensors", "file:///etc/passwd", "C:\\good.safetensors", "$HOME/good.safetensors",
-    "..", ".", "", " ", "/", "-", "good.safetensors/", "good.safetensors/.", "\u2215good.safetensors", "con.safetensors:x",
+    "\ngood.safetensors", "%2e%2e/good.safetensors", "file:///etc/passwd", "C:\\good.safetensors",
+    "$HOME/good.safetensors",
+    "..", ".", "", " ", "/", "-", "good.safetensors/", "good.safetensors/.", "\u2215good.safetensors",
+    "con.safetensors:x",
     "..safetensors", ".safetensors", "*.safetensors", "good.bin", "pytorch_model.bin", "\ud800.safetensors",
     "a" * 250 + ".safetensors", "a" * 5000 + ".safetensors", "\x1b[2J.safetensors", "\u202e.safetensors",
 )  # fmt: skip
@@ -383,7 +440,9 @@ def test_any_change_of_the_ids(vocabulary):
             elif change == 3:
                 ids[a] = rng.choice([*EDGES, *ODD])
             elif change == 4:
-                ids[rng.choice(("", a + b, "\ud800", "\x1b", "Ġ" * 999, "<|endoftext|>", "a\nb"))] = rng.choice((264, 0, -1))
+                ids[rng.choice(("", a + b, "\ud800", "\x1b", "Ġ" * 999, "<|endoftext|>", "a\nb"))] = rng.choice(
+                    (264, 0, -1)
+                )
             else:
                 ids[a + "x"] = ids.pop(a, 0)
         loaded += check_vocabulary(paths, json.dumps(ids), merges)
@@ -399,7 +458,10 @@ def test_tokens_twice(vocabulary):
 
 def test_any_change_of_the_merges(vocabulary):
     paths, vocab, merges = vocabulary
-    rng, odd = random.Random(4), ("", " ", "a", "a b c", "t h", "th  e", "\ufeff", "#version: 0.2", "é x", "x \ud800", "<| >", "\t")
+    rng, odd = (
+        random.Random(4),
+        ("", " ", "a", "a b c", "t h", "th  e", "\ufeff", "#version: 0.2", "é x", "x \ud800", "<| >", "\t"),
+    )
     for _ in range(300 * EFFORT):
         lines = merges.split("\n")
         for _ in range(rng.choice((1, 1, 2, 4))):
@@ -420,7 +482,9 @@ def test_any_change_of_the_merges(vocabulary):
 
 def test_merges_in_other_encodings(vocabulary):
     paths, vocab, merges = vocabulary
-    assert check_vocabulary(paths, vocab, merges.replace("\n", "\r\n")) and check_vocabulary(paths, vocab, merges + "\n\n")
+    assert check_vocabulary(paths, vocab, merges.replace("\n", "\r\n")) and check_vocabulary(
+        paths, vocab, merges + "\n\n"
+    )
     for data in (b"", b"\0", b"\xff", merges.encode("utf-16"), merges.encode() + b"\xc3", b"a" * 10**6, b"\n" * 10**6):
         assert not check_vocabulary(paths, vocab, data)
     with pytest.raises(ValueError, match=f"not UTF-8 text .byte {10**5 * 4}."):

@@ -67,18 +67,25 @@ def watched(call, **environment):
     return end, opened
 
 
-PICKLES = ("pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "model.pkl", "tf_model.h5", "training_args.bin", "rng_state.pth")
+PICKLES = (
+    "pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "model.pkl", "tf_model.h5", "training_args.bin",
+    "rng_state.pth",
+)  # fmt: skip
 
 
 @pytest.fixture
 def trapped(tmp_path):
-    """A good folder with a pickle under every name that people use, and Python files that look as if they belonged to it."""
-    folder = write_folder(tmp_path / "model", {name: stored(array) for name, array in make_arrays().items()}, config_fields())
+    """A good folder with a pickle under every name that people use, and Python files that look like a part of it."""
+    folder = write_folder(
+        tmp_path / "model", {name: stored(array) for name, array in make_arrays().items()}, config_fields()
+    )
     for name in PICKLES:
         (folder / name).write_bytes(bomb(tmp_path / "exploded"))
     for name in ("modeling_gpt2.py", "configuration_gpt2.py", "minigpt2.py", "numpy.py", "__init__.py", "conftest.py"):
         (folder / name).write_text(f"open({str(tmp_path / 'exploded')!r}, 'w')\n")
-    fields = config_fields(auto_map={"AutoModel": "modeling_gpt2.GPT2"}, trust_remote_code=True, torch_dtype="__import__('os')")
+    fields = config_fields(
+        auto_map={"AutoModel": "modeling_gpt2.GPT2"}, trust_remote_code=True, torch_dtype="__import__('os')"
+    )
     (folder / "config.json").write_text(json.dumps(fields))
     return folder
 
@@ -126,7 +133,11 @@ def test_results_and_training_runs_hold_no_pickle(tmp_path):
         f"import minigpt2.bundled.train as t; t.Training.resume(t.Path({str(tmp_path / 'run')!r}))",
     ):
         end, opened = watched(call)
-        assert end.startswith("ValueError: ") and "pickle.find_class" not in opened and not (tmp_path / "exploded").exists(), end
+        assert (
+            end.startswith("ValueError: ")
+            and "pickle.find_class" not in opened
+            and not (tmp_path / "exploded").exists()
+        ), end
 
 
 def test_the_file_of_safetensors_that_is_read_here_is_the_real_format(tmp_path):

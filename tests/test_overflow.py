@@ -38,7 +38,9 @@ READERS = {
     "run": lambda model: model.run(TOKENS),
     "run_batch": lambda model: model.run_batch([TOKENS, TOKENS]),
     "resume": lambda model: model.resume(random_model(dtype=np.float32).run(TOKENS).resid_pre[0], 0),
-    "resume in the middle": lambda model: model.resume(random_model(dtype=np.float32).run(TOKENS).resid_mid[0], 0, "resid_mid"),
+    "resume in the middle": lambda model: model.resume(
+        random_model(dtype=np.float32).run(TOKENS).resid_mid[0], 0, "resid_mid"
+    ),
     "sweep": lambda model: sweep(model, PAIR),
     "sweep_one_by_one": lambda model: sweep_one_by_one(model, PAIR),
     "attribute": lambda model: attribute(model, PAIR),

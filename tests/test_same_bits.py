@@ -1,4 +1,4 @@
-"""The same input gives the same bits: again in one process, from many threads at once, and in processes of their own."""
+"""The same input gives the same bits: again in one process, from many threads at once, and in fresh processes."""
 
 import hashlib
 import os
@@ -24,13 +24,21 @@ OTHER = [*TEXTS[2][:5], 1, *TEXTS[2][6:]]
 PAIR = PromptPair.from_tokens(TEXTS[2], OTHER, (7, 8))
 
 WORK = {
-    "run": lambda model: [array for text in TEXTS for array in (model.run(text).logits, model.run(text).q, model.run(text).resid_mid)],
+    "run": lambda model: [
+        array for text in TEXTS for array in (model.run(text).logits, model.run(text).q, model.run(text).resid_mid)
+    ],
     "run_batch": lambda model: [run.logits for run in model.run_batch([TEXTS[2], OTHER])],
     "resume": lambda model: [model.resume(np.stack([model.run(TEXTS[2]).resid_pre[1]] * 3) * 1.1, 1)],
     "resume in the middle": lambda model: [model.resume(model.run(TEXTS[2]).resid_mid[1] * 1.1, 1, "resid_mid")],
-    "sweep": lambda model: [sweep(model, PAIR, site).values for site in ("resid_post", "mlp_out", "z", "k", "pattern_entry")],
-    "sweep of the whole vocabulary": lambda model: [sweep(model, PAIR, "attn_out", metric="clean_log_probability").values],
-    "sweep_one_by_one": lambda model: [sweep_one_by_one(model, PAIR, site, positions=[5, 19]).values for site in ("resid_post", "v")],
+    "sweep": lambda model: [
+        sweep(model, PAIR, site).values for site in ("resid_post", "mlp_out", "z", "k", "pattern_entry")
+    ],
+    "sweep of the whole vocabulary": lambda model: [
+        sweep(model, PAIR, "attn_out", metric="clean_log_probability").values
+    ],
+    "sweep_one_by_one": lambda model: [
+        sweep_one_by_one(model, PAIR, site, positions=[5, 19]).values for site in ("resid_post", "v")
+    ],
     "attribute": lambda model: [attribute(model, PAIR, site).values for site in ("resid_post", "q")],
     "generate": lambda model: [np.array(list(generate(model, TEXTS[1], 20, temperature=1.0, seed=3)))],
     "generate_plain": lambda model: [np.array(list(generate_plain(model, TEXTS[1], 5)))],
@@ -107,7 +115,8 @@ def test_a_vocabulary_is_read_once_by_many_threads(tmp_path):
 
 
 def test_two_fresh_processes(alone):
-    code = "import test_same_bits as t; m = t.random_model(t.CONFIG, t.np.float32); print({w: t.bits(w, m) for w in t.WORK})"
+    model = "t.random_model(t.CONFIG, t.np.float32)"
+    code = f"import test_same_bits as t; model = {model}; print({{work: t.bits(work, model) for work in t.WORK}})"
     here = Path(__file__).resolve().parent
     for hash_seed in ("0", "1"):
         environment = {**os.environ, "PYTHONPATH": f"{here}{os.pathsep}{here.parent}", "PYTHONHASHSEED": hash_seed}

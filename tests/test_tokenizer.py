@@ -96,6 +96,7 @@ def test_golden_decoded_text(gpt2, golden):
     assert sum("\ufffd" in text for _, text in golden["decode"]) >= 10
 
 
+@pytest.mark.reference
 @needs_gpt2
 def test_ids_equal_hugging_face_live(gpt2):
     reference = hugging_face(*genuine_vocabulary())
@@ -107,6 +108,7 @@ def test_ids_equal_hugging_face_live(gpt2):
         assert gpt2.encode(text, allow_special=False) == ids, repr(text)
 
 
+@pytest.mark.reference
 @needs_gpt2
 def test_every_kind_of_character_is_cut_as_hugging_face_cuts_it(gpt2):
     """Both are Rust, but with two regular expression engines and so two tables of what is a letter, number or space."""
@@ -117,6 +119,7 @@ def test_every_kind_of_character_is_cut_as_hugging_face_cuts_it(gpt2):
         assert gpt2.encode(text) == encoding.ids, repr(text)
 
 
+@pytest.mark.reference
 @needs_gpt2
 def test_every_token_alone_is_cut_and_joined_as_hugging_face_does(gpt2):
     reference = hugging_face(*genuine_vocabulary())
@@ -126,6 +129,7 @@ def test_every_token_alone_is_cut_and_joined_as_hugging_face_does(gpt2):
         assert gpt2.encode(text) == encoding.ids, repr(text)
 
 
+@pytest.mark.reference
 def test_other_vocabularies_equal_hugging_face_too(tiny, tmp_path):
     texts = ["the other thing in  the   thin anthem", " the\n a <|endoftext|>", *random_texts(seed=2, n=200)]
     reference = hugging_face(*tiny_vocabulary(tmp_path))

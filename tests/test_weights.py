@@ -131,6 +131,7 @@ def test_arrays_are_read_only_aligned_and_contiguous(tmp_path):
             array[0] = 1
 
 
+@pytest.mark.reference
 def test_names_and_shapes_are_the_references():
     """expected_shapes against Hugging Face's own GPT-2, with sizes that all differ."""
     transformers = pytest.importorskip("transformers")
@@ -159,6 +160,7 @@ def test_save_folder_is_read_back(tmp_path, dtype):
     assert_equal(read, {name: array.astype(dtype) for name, array in flatten(weights).items()}, np.float64)
 
 
+@pytest.mark.reference
 def test_save_folder_is_read_by_transformers(tmp_path):
     transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
     weights = make_weights()
@@ -171,6 +173,7 @@ def test_save_folder_is_read_by_transformers(tmp_path):
     assert np.abs(GPT2.from_pretrained(tmp_path, np.float64).run(tokens).logits - logits).max() < 1e-10
 
 
+@pytest.mark.reference
 def test_a_transformers_checkpoint_loads(tmp_path):
     transformers = pytest.importorskip("transformers")
     model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**config_fields()))

@@ -32,7 +32,7 @@ from .optimiser import AdamW, Parameters, clip
 
 
 LIMITS = {  # of every setting, those of the sizes being GPT-2 XL's; beyond them there is no memory, or no meaning
-    "steps": (0, 10**9), "batch": (1, 10**6), "seed": (0, 2**63), "learning_rate": (0, 1), "warm_up": (0, 10**9),
+    "steps": (0, 10**9), "batch": (1, 10**6), "seed": (0, 2**63), "learning_rate": (0, 1e38), "warm_up": (0, 10**9),
     "beta1": (0, 0.999999), "beta2": (0, 0.999999), "weight_decay": (0, 1), "clip": (1e-9, 1e9), "spread": (0, 1),
     "n_layer": (1, 48), "n_head": (1, 25), "n_embd": (2, 1600), "n_ctx": (1, 1024), "n_vocab": (300, 50257),
 }  # fmt: skip
@@ -138,6 +138,8 @@ class Training:
             parameters=self.parameters.flat, m=self.adam.m, v=self.adam.v, steps=self.adam.steps,
             settings=json.dumps(dataclasses.asdict(self.settings)),
         )  # fmt: skip
+        if not np.abs(self.parameters.flat).max() <= np.finfo(np.float16).max:
+            raise FloatingPointError(f"a weight is beyond float16 at step {self.adam.steps}: try a lower --learning-rate")
         unfinished = self.folder / "unfinished.npz"
         np.savez(unfinished, **state)
         os.replace(unfinished, self.folder / "training.npz")
