@@ -32,16 +32,18 @@ def embed_backward(dx, tokens, into):
 
 def layer_norm_backward(dy, x, weight, eps, into=None):
     """y = weight * n + bias with n = (x - mean) / s. Mean and s read x too; what flows back through them is the part of
-    dn along the constant vector and along n itself:  dx = (dn - mean(dn) - n * mean(dn * n)) / s."""
+    dn along the constant vector and along n itself:  dx = (dn - mean(dn) - n * mean(dn * n)) / s,
+    where dn = dy * weight."""
     n = x - x.mean(axis=-1, keepdims=True)
-    s = np.sqrt((n * n).mean(axis=-1, keepdims=True) + eps)  # [..., n_seq, 1]
+    s = np.sqrt(np.vecdot(n, n)[..., None] / x.shape[-1] + eps)  # [..., n_seq, 1]
     n /= s
     if into is not None:
         np.sum(rows(dy * n), axis=0, out=into.weight)
         np.sum(rows(dy), axis=0, out=into.bias)
-    dn = dy * weight
-    dx = dn - dn.mean(axis=-1, keepdims=True)
-    dx -= n * (dn * n).mean(axis=-1, keepdims=True)
+    dx = dy * weight
+    along_n = np.vecdot(dx, n)[..., None] / x.shape[-1]  # [..., n_seq, 1]
+    dx -= dx.mean(axis=-1, keepdims=True)
+    dx -= n * along_n
     dx /= s
     return dx
 
@@ -61,17 +63,24 @@ def softmax_backward(dy, y):
     return dx
 
 
-def attend_backward(dz, q, k, v):
+def attend_backward(dz, q, k, v, block=None):
     """z = P v with P = softmax(q k^T / sqrt(d_head)). A masked entry of P is 0, so no gradient passes it.
 
-    Returns dq, dk, dv [..., n_head, n_seq, d_head] and dP [..., n_head, n_q, n_k], the pattern's own gradient.
+    A block of queries at a time, as model.attend_in_blocks. Returns dq, dk, dv [..., n_head, n_seq, d_head].
     """
-    pattern = m.attention_pattern(q, k)
-    dv = pattern.swapaxes(-1, -2) @ dz
-    dpattern = dz @ v.swapaxes(-1, -2)  # [..., n_head, n_q, n_k]
-    dscores = softmax_backward(dpattern, pattern)
-    dscores /= math.sqrt(q.shape[-1])
-    return dscores @ k, dscores.swapaxes(-1, -2) @ q, dv, dpattern
+    dq, dk, dv, root = np.empty_like(q), np.zeros_like(k), np.zeros_like(v), math.sqrt(q.shape[-1])
+    for at, seen in m.query_blocks(q.shape[-2], k.shape[-2], block):
+        pattern = m.attention_pattern(q[..., at, :], k[..., seen, :])  # [..., n_head, n_q, n_k]
+        dv[..., seen, :] += pattern.swapaxes(-1, -2) @ dz[..., at, :]
+        dscores = softmax_backward(pattern_backward(dz[..., at, :], v[..., seen, :]), pattern)  # [..., n_head, n_q, n_k]
+        dq[..., at, :] = dscores @ (k[..., seen, :] / root)
+        dk[..., seen, :] += dscores.swapaxes(-1, -2) @ (q[..., at, :] / root)
+    return dq, dk, dv
+
+
+def pattern_backward(dz, v):
+    """z = P v:  dP = dz v^T, for masked entries too, whatever would be written there."""
+    return dz @ v.swapaxes(-1, -2)  # [..., n_head, n_q, n_k]
 
 
 def split_qkv_backward(dq, dk, dv):
@@ -111,12 +120,12 @@ def block_backward(d_resid_post, resid_pre, made, h, config, into=NOTHING):
     d_attn_out = d_resid_mid
     dz = linear_backward(d_attn_out, m.merge_heads(made["z"]), h.attn.c_proj.weight, into.attn.c_proj)
     dz = m.split_heads(dz, config.n_head)
-    dq, dk, dv, d_pattern = attend_backward(dz, made["q"], made["k"], made["v"])
+    dq, dk, dv = attend_backward(dz, made["q"], made["k"], made["v"])
     dqkv = split_qkv_backward(dq, dk, dv)
     dx = linear_backward(dqkv, m.layer_norm(resid_pre, *h.ln_1, eps), h.attn.c_attn.weight, into.attn.c_attn)
     d_resid_pre = d_resid_mid + layer_norm_backward(dx, resid_pre, h.ln_1.weight, eps, into.ln_1)
     return dict(
-        resid_pre=d_resid_pre, q=dq, k=dk, v=dv, pattern=d_pattern, z=dz, attn_out=d_attn_out,
+        resid_pre=d_resid_pre, q=dq, k=dk, v=dv, z=dz, attn_out=d_attn_out,
         resid_mid=d_resid_mid, mlp_out=d_mlp_out, resid_post=d_resid_post,
     )  # fmt: skip
 
@@ -150,26 +159,32 @@ def loss_and_gradients(tokens, weights, config, mask=None, into=None):
     the predictions (all alike by default). into is a Weights of arrays to fill (zeros_like(weights) by default). Returns
     (mean loss in nats, into).
     """
-    eps = config.layer_norm_epsilon
     into = zeros_like(weights) if into is None else into
     inputs, targets = tokens[:, :-1], tokens[:, 1:]
     mask = np.ones(targets.shape, weights.wte.dtype) if mask is None else np.asarray(mask, weights.wte.dtype)
+    stream, made, logits = forward_keeping(inputs, weights, config)
+    loss, dlogits = cross_entropy(logits, targets, mask)
+    weight_gradients(dlogits, inputs, stream, made, weights, config, into)
+    return loss, into
 
-    stream, made = [m.embed(inputs, weights.wte, weights.wpe)], []
+
+def forward_keeping(tokens, weights, config):
+    """model.forward with all that the way back reads: every resid_pre and the last resid_post, what each block made,
+    and the logits."""
+    stream, made = [m.embed(tokens, weights.wte, weights.wpe)], []
     for h in weights.h:
         made.append(m.block(stream[-1], h, config))
         stream.append(made[-1]["resid_post"])
-    logits = m.unembed(stream[-1], weights.ln_f, weights.wte, eps)
+    return stream, made, m.unembed(stream[-1], weights.ln_f, weights.wte, config.layer_norm_epsilon)
 
-    loss, dlogits = cross_entropy(logits, targets, mask)
-    d_resid = unembed_backward(dlogits, stream[-1], weights.ln_f, weights.wte, eps, into)
-    for layer in reversed(range(config.n_layer)):
-        d_resid = block_backward(
-            d_resid, stream[layer], made[layer], weights.h[layer], config, into.h[layer]
-        )["resid_pre"]  # fmt: skip
+
+def weight_gradients(dlogits, tokens, stream, made, weights, config, into):
+    """The whole way back, from the logits to the embeddings; fills into."""
+    d_resid = unembed_backward(dlogits, stream[-1], weights.ln_f, weights.wte, config.layer_norm_epsilon, into)
+    for h, h_into, resid_pre, activations in reversed(list(zip(weights.h, into.h, stream, made))):
+        d_resid = block_backward(d_resid, resid_pre, activations, h, config, h_into)["resid_pre"]
     into.wpe[:] = 0
-    embed_backward(d_resid, inputs, into)  # adds to what unembed_backward left in wte: the weights are tied
-    return loss, into
+    embed_backward(d_resid, tokens, into)  # adds to what unembed_backward left in wte: the weights are tied
 
 
 def activation_gradients(run, dlogits, keep=None):
@@ -188,13 +203,15 @@ def activation_gradients(run, dlogits, keep=None):
     kept = {}
     for layer in reversed(range(config.n_layer)):
         made = {name: getattr(run, name)[layer] for name in ("q", "k", "v", "z", "resid_mid")}
-        for name, d in block_backward(d_resid, run.resid_pre[layer], made, model.weights.h[layer], config).items():
+        gradients = block_backward(d_resid, run.resid_pre[layer], made, model.weights.h[layer], config)
+        if keep is None or "pattern" in keep:
+            gradients["pattern"] = pattern_backward(gradients["z"], made["v"])
+        for name, d in gradients.items():
             if keep is None or name in keep:
                 if name not in kept:
                     kept[name] = np.empty((config.n_layer, *d.shape), d.dtype)
                 kept[name][layer] = d
-            if name == "resid_pre":
-                d_resid = d
+        d_resid = gradients["resid_pre"]
     return Gradients(**kept)
 
 

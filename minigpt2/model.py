@@ -141,16 +141,21 @@ def attend(q, k, v):
     return attention_pattern(q, k) @ v  # [..., n_head, n_q, d_head]
 
 
-def attend_in_blocks(q, k, v, block=128):
-    """attend, a block of queries at a time: a block never reads the keys behind its last query, so half of a long
-    text's pattern is not computed, and no more than a block of it is ever held."""
-    n_q, n_k = q.shape[-2], k.shape[-2]
+def attend_in_blocks(q, k, v, block=None):
+    """attend, a block of queries at a time: near half of a long text's pattern is not computed, and no more than a
+    block of it is ever held."""
     z = np.empty(q.shape, q.dtype)
+    for at, seen in query_blocks(q.shape[-2], k.shape[-2], block):
+        z[..., at, :] = attend(q[..., at, :], k[..., seen, :], v[..., seen, :])
+    return z  # [..., n_head, n_q, d_head]
+
+
+def query_blocks(n_q, n_k, block=None):
+    """Cut the queries into blocks, each with the keys it reads: those up to its last query, and none behind."""
+    block = block or min(max(n_q // 4, 32), 128)  # large enough for a fast matrix product
     for start in range(0, n_q, block):
         stop = min(start + block, n_q)
-        seen = stop + n_k - n_q
-        z[..., start:stop, :] = attend(q[..., start:stop, :], k[..., :seen, :], v[..., :seen, :])
-    return z  # [..., n_head, n_q, d_head]
+        yield slice(start, stop), slice(0, stop + n_k - n_q)
 
 
 GELU_SCALE = math.sqrt(2 / math.pi)

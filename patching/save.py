@@ -7,6 +7,7 @@ JSON text.
 import csv
 import io
 import json
+import os
 import platform
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from .sites import SITES
 
 FORMAT = 1
 LARGEST = 1e100  # of a number in a result; matplotlib's scales end before floats do
+UNPACKED = 256 << 20  # bytes that any file may unpack to; a larger one (of logits) to 20 times its size
 ARRAYS = ("values", "logits")
 SUFFIXES = (".npz", ".json", ".csv")
 KINDS = {  # of every other field of Result as JSON has it; the check of a file that someone may have edited
@@ -116,6 +118,7 @@ def load(path):
     with open(path, "rb") as opened:
         try:
             with np.load(opened, allow_pickle=False) as file:
+                check_size(sum(member.file_size for member in file.zip.infolist()), os.fstat(opened.fileno()).st_size)
                 about = json.loads(str(file["about"][()]))
                 arrays = {name: file[name] for name in ARRAYS if name in file}
         except Exception as error:  # zipfile, zlib, lzma and NumPy's format have classes of their own
@@ -130,6 +133,13 @@ def load(path):
     tokens = fields["tokens"]
     fields["tokens"] = PairTokens(*(tuple(tokens[name]) for name in PairTokens._fields[:3]), tokens["first_difference"])
     return Result(**fields, **arrays)
+
+
+def check_size(unpacked, packed):
+    """Raise ValueError for a small file that unpacks to gigabytes."""
+    allowed = max(UNPACKED, 20 * packed)
+    if unpacked > allowed:
+        raise ValueError(f"its {packed} bytes would unpack to {unpacked >> 20} MiB, and {allowed >> 20} MiB are allowed")
 
 
 def find_fault(about, arrays):

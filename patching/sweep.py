@@ -189,7 +189,7 @@ def in_groups(members, rows, n=128):
         yield members[start : start + n], rows[start : start + n]
 
 
-def batches(plan, budget=160 << 20):
+def batches(plan, budget=96 << 20):
     """The patches in batches whose streams fit the budget (bytes), those of one position together, as is their attention.
 
     A row has its stream, the norm of it, q, k, v, z, and the MLP's 4 to 8 n_embd; a patch has k and v for all positions.

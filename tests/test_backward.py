@@ -210,6 +210,17 @@ def test_nothing_is_changed_that_was_given():
     np.testing.assert_array_equal(tokens, BATCH)
 
 
+@pytest.mark.parametrize("n_q, n_k, block", [(5, 5, 2), (5, 5, 5), (7, 7, 3), (3, 8, 2), (1, 4, 128)])
+def test_attention_backward_in_blocks_is_attention_backward(n_q, n_k, block):
+    """Also where the queries are the last of more keys."""
+    rng = np.random.default_rng(n_q)
+    dz, q = rng.standard_normal((2, 2, 3, n_q, 7))
+    k, v = rng.standard_normal((2, 2, 3, n_k, 7))
+    whole = b.attend_backward(dz, q, k, v, block=n_q)
+    for ours, theirs in zip(b.attend_backward(dz, q, k, v, block), whole, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-13)  # the same sums of ten numbers in another order
+
+
 @pytest.mark.reference
 @pytest.mark.parametrize("kind", ["plain", "trained-like"])
 def test_live_torch_autograd_agrees(kind):

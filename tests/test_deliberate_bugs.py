@@ -338,12 +338,12 @@ def backward_without_mask(dz, q, k, v):
     scores = q / math.sqrt(q.shape[-1]) @ k.swapaxes(-1, -2)
     pattern, dpattern = m.softmax(scores), dz @ v.swapaxes(-1, -2)
     dscores = b.softmax_backward(dpattern, pattern) / math.sqrt(q.shape[-1])
-    return dscores @ k, dscores.swapaxes(-1, -2) @ q, pattern.swapaxes(-1, -2) @ dz, dpattern
+    return dscores @ k, dscores.swapaxes(-1, -2) @ q, pattern.swapaxes(-1, -2) @ dz
 
 
 def backward_without_scale(dz, q, k, v):
-    dq, dk, dv, dpattern = attend_backward(dz, q, k, v)
-    return dq * math.sqrt(q.shape[-1]), dk * math.sqrt(q.shape[-1]), dv, dpattern
+    dq, dk, dv = attend_backward(dz, q, k, v)
+    return dq * math.sqrt(q.shape[-1]), dk * math.sqrt(q.shape[-1]), dv
 
 
 def untied_embedding(dx, tokens, into):

@@ -184,7 +184,7 @@ def test_a_later_token_changes_nothing_before_it(model, n_seq):
 
 
 @pytest.mark.parametrize("n_q, n_k", [(1, 1), (5, 5), (1, 9), (4, 9), (127, 127), (128, 128), (129, 129), (130, 300)])
-@pytest.mark.parametrize("block", [1, 3, 128])
+@pytest.mark.parametrize("block", [None, 1, 3, 128])
 def test_attention_in_blocks_is_attention(n_q, n_k, block):
     q, k, v = sequence(2, 3, n_q, 7), sequence(2, 3, n_k, 7, seed=1), sequence(2, 3, n_k, 7, seed=2)
     np.testing.assert_allclose(m.attend_in_blocks(q, k, v, block), m.attend(q, k, v), rtol=0, atol=ROUNDING)

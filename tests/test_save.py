@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import stat
+import zipfile
 from dataclasses import fields, replace
 
 import numpy as np
@@ -129,6 +130,18 @@ def test_what_is_no_result_is_refused(tmp_path):
         save.load(cut)
     with pytest.raises(OSError):
         save.load(tmp_path / "nowhere.npz")
+
+
+def test_a_small_file_that_would_unpack_to_gigabytes_is_refused_unread(tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("about.npy", b"")
+        with file.open("values.npy", "w", force_zip64=True) as values:
+            for _ in range(1 + (save.UNPACKED >> 24)):
+                values.write(bytes(1 << 24))
+    assert (tmp_path / "bomb.npz").stat().st_size < 1 << 20
+    monkeypatch.setattr(zipfile.ZipFile, "open", lambda *_, **__: pytest.fail("it was unpacked"))
+    with pytest.raises(ValueError, match="bomb.npz is not a result .* would unpack to 272 MiB, and 256 MiB are allowed"):
+        save.load(tmp_path / "bomb.npz")
 
 
 class Trap:
