@@ -107,11 +107,10 @@ def test_kept_logits_are_each_patchs_own(model, site):
     assert sweep(model, pair_of("several differ"), site).logits is None
 
 
-@pytest.mark.parametrize("positions", [None, "all"])
-@pytest.mark.parametrize("site", SITES)
+@pytest.mark.parametrize(
+    "site, positions", [(site, None) for site in SITES] + [(site, "all") for site in SITES if site != "pattern_entry"]
+)
 def test_many_small_batches_are_one_large_one(model, monkeypatch, site, positions):
-    if site == "pattern_entry" and positions:
-        pytest.skip("pattern_entry has no positions='all'")
     pair, batches, sizes = pair_of("n_ctx tokens"), sweep_module.batches, []
     whole = sweep(model, pair, site, positions=positions, keep_logits=True)
 
