@@ -11,7 +11,7 @@ Two entry points: loss_and_gradients (training, all weights) and activation_grad
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -157,8 +157,9 @@ def loss_and_gradients(tokens, weights, config, mask=None, into=None):
 
     tokens [n_batch, n_seq], integers; each position but the last predicts the next one. mask [n_batch, n_seq - 1] weighs
     the predictions (all alike by default). into is a Weights of arrays to fill (zeros_like(weights) by default). Returns
-    (mean loss in nats, into).
+    (mean loss in nats, into). Raises ValueError for tokens or a mask that cannot be used.
     """
+    tokens = check_training_batch(tokens, mask, config)
     into = zeros_like(weights) if into is None else into
     inputs, targets = tokens[:, :-1], tokens[:, 1:]
     mask = np.ones(targets.shape, weights.wte.dtype) if mask is None else np.asarray(mask, weights.wte.dtype)
@@ -166,6 +167,25 @@ def loss_and_gradients(tokens, weights, config, mask=None, into=None):
     loss, dlogits = cross_entropy(logits, targets, mask)
     weight_gradients(dlogits, inputs, stream, made, weights, config, into)
     return loss, into
+
+
+def check_training_batch(tokens, mask, config):
+    """tokens as an array, or a ValueError."""
+    tokens = np.asarray(tokens)
+    n_seq = tokens.shape[1] - 1 if tokens.ndim == 2 else 0
+    if tokens.dtype.kind not in "iu" or not 1 <= n_seq <= config.n_ctx or not len(tokens):
+        raise ValueError(
+            f"a batch must be integers [n_batch, n_seq] with n_seq from 2 to {config.n_ctx + 1}, got "
+            f"{tokens.dtype} {list(tokens.shape)}"
+        )
+    if tokens.min() < 0 or tokens.max() >= config.n_vocab:
+        raise ValueError(f"the batch has token ids {tokens.min()} to {tokens.max()}, and the model 0 to {config.n_vocab - 1}")
+    if mask is not None and (np.shape(mask) != (len(tokens), n_seq) or not np.sum(mask) > 0):
+        raise ValueError(
+            f"the mask must weigh {[len(tokens), n_seq]} predictions with a sum above 0, got {list(np.shape(mask))} with "
+            f"{np.sum(mask):.4g}"
+        )
+    return tokens
 
 
 def forward_keeping(tokens, weights, config):
@@ -192,27 +212,40 @@ def activation_gradients(run, dlogits, keep=None):
 
     dlogits [n_vocab] is d(metric) / d(run.logits[-1]). keep names the gradients to hold, all by default (at n_ctx tokens
     pattern alone takes 600 MB in GPT-2 small). attn_out's gradient is resid_mid's, and mlp_out's is resid_post's:
-    what is added to the stream moves the metric as the stream does.
+    what is added to the stream moves the metric as the stream does. Raises ValueError for another shape or name.
     """
+    names = [field.name for field in fields(Gradients)]
+    keep = names if keep is None else list(keep)
+    if unknown := [name for name in keep if name not in names]:
+        raise ValueError(f"there is no gradient {unknown[0]!r} to keep: they are {', '.join(names)}")
+    kept = {}
+    for layer, gradients in layer_gradients(run, dlogits):
+        if "pattern" in keep:
+            gradients["pattern"] = pattern_backward(gradients["z"], run.v[layer])
+        for name in keep:
+            if name not in kept:
+                kept[name] = np.empty((run.model.config.n_layer, *gradients[name].shape), gradients[name].dtype)
+            kept[name][layer] = gradients[name]
+    return Gradients(**kept)
+
+
+def layer_gradients(run, dlogits):
+    """The same, a layer at a time from the last one down: yields (layer, {name: gradient}), pattern's left out."""
     model, config = run.model, run.model.config
+    dlogits = np.asarray(dlogits, model.dtype)
+    if dlogits.shape != (config.n_vocab,):
+        raise ValueError(
+            f"dlogits must have the shape of one position's logits, [{config.n_vocab}], got {list(dlogits.shape)}"
+        )
     d_resid = np.zeros_like(run.resid_post[-1])  # [n_seq, n_embd]
     d_resid[-1:] = unembed_backward(
-        np.asarray(dlogits, model.dtype)[None], run.resid_post[-1][-1:], model.weights.ln_f, model.weights.wte,
-        config.layer_norm_epsilon,
-    )  # fmt: skip
-    kept = {}
+        dlogits[None], run.resid_post[-1][-1:], model.weights.ln_f, model.weights.wte, config.layer_norm_epsilon
+    )
     for layer in reversed(range(config.n_layer)):
         made = {name: getattr(run, name)[layer] for name in ("q", "k", "v", "z", "resid_mid")}
         gradients = block_backward(d_resid, run.resid_pre[layer], made, model.weights.h[layer], config)
-        if keep is None or "pattern" in keep:
-            gradients["pattern"] = pattern_backward(gradients["z"], made["v"])
-        for name, d in gradients.items():
-            if keep is None or name in keep:
-                if name not in kept:
-                    kept[name] = np.empty((config.n_layer, *d.shape), d.dtype)
-                kept[name][layer] = d
+        yield layer, gradients
         d_resid = gradients["resid_pre"]
-    return Gradients(**kept)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

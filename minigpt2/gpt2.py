@@ -4,6 +4,7 @@ from an edited residual stream.
 The arithmetic is in model.py, the files are weights.py's and hub.py's, the vocabulary is tokenizer.py's.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -63,17 +64,22 @@ class GPT2:
         return self.tokenizer.decode(tokens)
 
     def labels(self, tokens):
-        """A visible string for each token id, list[str]: "␣Jones", or for a model without a vocabulary the id itself."""
+        """A visible string for each token id, list[str]: "␣Jones", or where the vocabulary has no such id "<50300>".
+
+        For a model whose vocabulary is not at hand, the ids themselves.
+        """
         try:
-            return self.tokenizer.visible_tokens(tokens)
-        except ValueError:
+            tokenizer = self.tokenizer
+        except (ValueError, OSError):
             return [str(token) for token in tokens]
+        return [tokenizer.visible(token) if token < tokenizer.n_vocab else f"<{token}>" for token in tokens]
 
     def run(self, tokens, keep=None):
         """Run one text of token ids [n_seq] and keep what every layer computes.
 
         keep names the activations to hold, all by default; resid_pre and resid_post are always held. A run of
-        GPT-2 small holds 0.33 MB for each token.
+        GPT-2 small holds 0.30 MB for each token. Raises ValueError for tokens or names that cannot be used,
+        FloatingPointError for a stream that overflows.
         """
         return self.run_batch([tokens], keep)[0]
 
@@ -105,8 +111,10 @@ class GPT2:
         They are cut from one block of memory, which an operating system hands out many times faster than as many small
         ones; a layer of any of them is as large as its input.
         """
-        if unknown := sorted({*keep} - {*ACTIVATIONS}):
-            raise ValueError(f"there is no activation {unknown[0]!r} to keep: they are {', '.join(ACTIVATIONS)}")
+        if isinstance(keep, str) or not isinstance(keep, Iterable):
+            raise ValueError(f'keep is a list of names, such as ["z"], got {keep!r:.60}')
+        if unknown := [name for name in keep if name not in ACTIVATIONS]:
+            raise ValueError(f"there is no activation {unknown[0]!r:.60} to keep: they are {', '.join(ACTIVATIONS)}")
         c, (n_texts, n_seq) = self.config, shape
         names = [name for name in ACTIVATIONS if name in keep and name not in ("resid_pre", "resid_post")]
         block = np.empty((1 + c.n_layer * (1 + len(names)), n_texts, n_seq, c.n_embd), self.dtype)
@@ -121,7 +129,8 @@ class GPT2:
 
         resid [..., n_seq, n_embd] stands in for what block `layer` reads: its resid_pre, or with at="resid_mid" the
         stream between its attention and its MLP. layer = n_layer goes straight to the final layer norm. Returns logits
-        [..., n_seq, n_vocab]; resid itself is not changed.
+        [..., n_seq, n_vocab]; resid itself is not changed. Raises ValueError for another shape or place,
+        FloatingPointError for a stream that is not finite or overflows.
         """
         c, eps = self.config, self.config.layer_norm_epsilon
         try:
@@ -141,7 +150,11 @@ class GPT2:
                 f"there is no layer {layer!r} to resume at: blocks are 0 to {c.n_layer - 1}"
                 + (f", and {c.n_layer} is the final layer norm" if at == "resid_pre" else "")
             )
-        check_finite(resid, f"the residual stream given to layer {layer} is not finite, or overflows {self.dtype}")
+        if not np.isfinite(resid).all():
+            raise FloatingPointError(
+                f"the residual stream given to layer {layer} holds NaN, or infinity in {self.dtype}: see what was written to it"
+            )
+        check_finite(resid, f"the residual stream given to layer {layer} overflows {self.dtype}")
         if at == "resid_mid":
             with quiet():
                 resid = resid + m.mlp(m.layer_norm(resid, *self.weights.h[layer].ln_2, eps), *self.weights.h[layer].mlp)
@@ -171,6 +184,8 @@ class GPT2:
 
     def check_tokens(self, tokens):
         """tokens as an integer array [n_seq], or a ValueError that says what this model cannot read in it."""
+        if isinstance(tokens, (str, bytes)):
+            raise ValueError("tokens are ids, and this is text: model.encode(text) makes them from it")
         try:
             array = np.asarray(tokens)
         except ValueError:
@@ -194,7 +209,8 @@ class GPT2:
 class Run:
     """What a model computed for one text. All arrays are read-only; copy one to edit it.
 
-    Names are TransformerLens's; resid_post[layer] is resid_pre[layer + 1], in the same memory.
+    Names are TransformerLens's; resid_post[layer] is resid_pre[layer + 1], in the same memory. All arrays of a run share
+    one block of it, so a vector kept from each of many runs keeps them all: keep a copy.
     """
 
     model: GPT2
@@ -260,4 +276,5 @@ def check_finite(array, what):
     with quiet():
         finite = np.isfinite(np.vecdot(array, array)).all()
     if not finite:
-        raise FloatingPointError(f"{what}: the weights or the patched vector are too large; try dtype=np.float64")
+        remedy = "; try dtype=np.float64" if array.dtype == np.float32 else ""
+        raise FloatingPointError(f"{what}: the weights or the patched vector are too large{remedy}")

@@ -20,7 +20,7 @@ from huggingface_hub import constants, errors
 
 from .errors import CheckpointError, HubError
 from .files import shard_names, weight_files
-from .weights import read_config
+from .weights import load_tokenizer, read_config
 
 PINNED = {"openai-community/gpt2": "607a30d783dfa663caf39e06633721c8d4cfcd7e"}
 REPOSITORIES = {  # the short names that everybody writes, which transformers' cache may hold as well
@@ -46,13 +46,21 @@ def snapshot(name, revision=None):
     return folder, folder.name
 
 
+def tokenizer(name, folder, n_vocab):
+    """Make the Tokenizer of the snapshot in `folder`, its vocabulary downloaded first where it is not there yet."""
+    return load_tokenizer(vocabulary(name, folder), n_vocab)
+
+
 def vocabulary(name, folder):
     """Find, or download, the vocabulary that belongs to the snapshot in `folder`: a folder with the files there are."""
     repo, commit = repository(name), folder.name
     for place in [folder, *cached(repo, commit, "vocab.json")]:
         if (place / "vocab.json").is_file() and (place / "merges.txt").is_file():
             return place
-    return fetch(name, repo, commit, download_vocabulary) or folder
+    try:
+        return fetch(name, repo, commit, download_vocabulary) or folder
+    except HubError as error:
+        raise HubError(f"the vocabulary of {name} (vocab.json, merges.txt) is not in the cache: {error}") from None
 
 
 def repository(name):

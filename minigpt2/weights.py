@@ -9,9 +9,11 @@ import json
 import math
 import os
 import re
+import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from safetensors.numpy import save_file
 from .errors import CheckpointError
 from .files import brief, read_headers, read_json, read_pieces, read_tensor
 from .model import MLP, Affine, Attn, Block, Config, Weights
+from .writing import replacing
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ def load(name_or_folder, dtype=np.float32, revision=None):
         if revision is not None:
             raise CheckpointError(f"revision {brief(revision)} chooses among versions on the Hub, but {name} is a folder")
         config, weights = load_folder(folder, dtype)
-        return config, weights, Source(name, None, folder, lambda: load_tokenizer(folder, config.n_vocab))
+        return config, weights, Source(name, None, folder, partial(load_tokenizer, folder, config.n_vocab))
     if os.path.isfile(path):
         raise CheckpointError(f"{name} is a file: give the folder that holds config.json and model.safetensors")
 
@@ -63,9 +66,7 @@ def load(name_or_folder, dtype=np.float32, revision=None):
         if damaged := hub.discard_damaged(folder):
             raise CheckpointError(f"{error}; removed {', '.join(damaged)}: run again to download it anew") from None
         raise
-    return config, weights, Source(
-        name, commit, folder, lambda: load_tokenizer(hub.vocabulary(name, folder), config.n_vocab)
-    )
+    return config, weights, Source(name, commit, folder, partial(hub.tokenizer, name, folder, config.n_vocab))
 
 
 def load_folder(folder, dtype=np.float32):
@@ -74,6 +75,8 @@ def load_folder(folder, dtype=np.float32):
     config = read_config(folder)
     try:
         stored = read_headers(folder)
+        if "wte.weight" not in stored and "lm_head.weight" in stored:  # safetensors' save_model keeps one of the two
+            stored["wte.weight"] = stored.pop("lm_head.weight")
         check_shapes(config, {name: tensor.shape for name, tensor in stored.items()}, folder)
         # Largest first, so that the two threads end together: wte alone is a third of GPT-2 small.
         names = sorted(expected_shapes(config), key=lambda name: -math.prod(stored[name].shape))
@@ -102,7 +105,8 @@ def load_tokenizer(folder, n_vocab):
     if missing:
         raise CheckpointError(
             f"{folder} has no {' and no '.join(missing)}, so this model runs on token ids but reads no text: put the "
-            "vocab.json and merges.txt that it was trained with beside its weights"
+            "vocab.json and merges.txt that it was trained with beside its weights (from a tokenizer of transformers, "
+            "tokenizer.backend_tokenizer.model.save(folder) writes them)"
         )
     from .tokenizer import Tokenizer
 
@@ -273,7 +277,6 @@ def save_folder(folder, config, weights, dtype=np.float32):
     Each file appears whole or not at all.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     fields = {
         "model_type": "gpt2",
         "architectures": ["GPT2LMHeadModel"],
@@ -291,12 +294,7 @@ def save_folder(folder, config, weights, dtype=np.float32):
         "eos_token_id": config.n_vocab - 1,
     }
     flat = {f"transformer.{name}": np.ascontiguousarray(array, dtype) for name, array in flatten(weights).items()}
-    weights_file, config_file = folder / f"model.{os.getpid()}.tmp", folder / f"config.{os.getpid()}.tmp"
-    try:
-        save_file(flat, weights_file, metadata={"format": "pt"})
+    with replacing(folder / "model.safetensors") as weights_file, replacing(folder / "config.json") as config_file:
         config_file.write_text(json.dumps(fields, indent=2) + "\n")
-        os.replace(weights_file, folder / "model.safetensors")
-        os.replace(config_file, folder / "config.json")
-    finally:
-        weights_file.unlink(missing_ok=True)
-        config_file.unlink(missing_ok=True)
+        save_file(flat, weights_file, metadata={"format": "pt"})
+        shutil.copymode(config_file, weights_file)  # safetensors gives it to its owner alone

@@ -8,7 +8,8 @@ off. Read sweep.py for the exact values.
 
 import numpy as np
 
-from minigpt2.backward import activation_gradients
+from minigpt2 import model as m
+from minigpt2.backward import layer_gradients, pattern_backward
 from minigpt2.gpt2 import quiet
 
 from .plan import Plan
@@ -21,16 +22,14 @@ def attribute(model, pair, site="resid_post", **choices):
     derivative is not known; a function of the user's can bring its own as an attribute, f.slope(logits) -> [n_vocab].
     """
     plan = Plan(model, pair, site, **choices)
-    name = "pattern" if site == "pattern_entry" else site
+    if plan.site.activation is None:
+        raise ValueError(f"attribution needs the one activation that a site blends, and {site} names none: use sweep")
+    result, (layers, *others) = plan.result(method="attribution"), plan.axes.values()
     with quiet():
-        gradient = getattr(activation_gradients(plan.base, slope(plan), keep=[name]), name)
-        effect = gradient * plan.alpha * (vectors(plan.source, site) - vectors(plan.base, site))  # shape of the activation
-        if site != "pattern_entry":
-            effect = effect.sum(axis=-1)  # [n_layer, n_seq] or [n_layer, n_head, n_seq]
-        if plan.all_positions:
-            effect = effect.sum(axis=-1)
-        result = plan.result(method="attribution")
-        result.values[...] = plan.base_value + effect[np.ix_(*plan.axes.values())]
+        for layer, gradients in layer_gradients(plan.base, slope(plan)):
+            if layer in layers:
+                effect = first_order(plan, layer, gradients)[np.ix_(*others)]
+                result.values[layers.index(layer)] = plan.base_value + effect
     if not np.isfinite(result.values).all():
         layer = plan.axes["layer"][np.argwhere(~np.isfinite(result.values))[-1][0]]  # the gradient comes from above
         raise FloatingPointError(
@@ -38,6 +37,16 @@ def attribute(model, pair, site="resid_post", **choices):
             "too large; try dtype=np.float64"
         )
     return result
+
+
+def first_order(plan, layer, gradients):
+    """alpha (source - base) . gradient for all patches of one layer, with the axes of the site behind its layer."""
+    name, base = plan.site.activation, plan.base
+    gradient = pattern_backward(gradients["z"], base.v[layer]) if name == "pattern" else gradients[name]
+    effect = gradient * plan.alpha * (vectors(plan.source, name, layer) - vectors(base, name, layer))
+    if "source" not in plan.axes:
+        effect = effect.sum(axis=-1)  # over the vector: [n_seq] or [n_head, n_seq]
+    return effect.sum(axis=-1) if plan.all_positions else effect
 
 
 def slope(plan):
@@ -64,6 +73,6 @@ def checked(f, logits):
     return slope
 
 
-def vectors(run, site):
-    """The activation that a site patches, with the vector on the last axis (for patterns: the row of a destination)."""
-    return run.pattern if site.startswith("pattern") else getattr(run, site)
+def vectors(run, name, layer):
+    """One layer of an activation, with the vector on the last axis (of a pattern: the row of a destination)."""
+    return m.attention_pattern(run.q[layer], run.k[layer]) if name == "pattern" else getattr(run, name)[layer]

@@ -51,7 +51,7 @@ def normalised(difference, clean_value, corrupted_value):
     return Metric(
         "normalised",
         "share of the gap (0 corrupted, 1 clean)",
-        read=lambda logits: (difference.read(logits) - corrupted_value) / gap,
+        read=lambda logits: (difference.read(logits) - corrupted_value) / gap + 0.0,  # no minus zero
         slope=lambda logits: difference.slope(logits) / gap,
         tokens=difference.tokens,
     )

@@ -3,13 +3,14 @@
 Checks all arguments, and runs both texts (as one batch), before the first patch. Read next: sweep.py.
 """
 
+import math
 from itertools import product
 from typing import NamedTuple
 
 import numpy as np
 
 from minigpt2 import model as m
-from minigpt2.gpt2 import check_finite, quiet
+from minigpt2.gpt2 import ACTIVATIONS, check_finite, quiet
 
 from . import metrics
 from .prompts import PromptPair
@@ -65,14 +66,15 @@ class Plan:
         for run, value in (("clean", self.clean_value), ("corrupted", self.corrupted_value)):
             metrics.check_value(self.metric, value, model.dtype, lambda: f"on the {run} run")
         self.base_value = self.corrupted_value if denoising else self.clean_value
-        self.patches = [self._patch(index) for index in product(*(range(len(a)) for a in self.axes.values()))]
+        self.n_patches = math.prod(map(len, self.axes.values()))
 
     def _runs(self, roles):
         """The runs of the clean and of the corrupted text, which are "base" or "source"."""
         texts = self.tokens.clean, self.tokens.corrupted
+        patched = {"pattern": ["q", "k"], None: [*ACTIVATIONS]}.get(self.site.activation, [self.site.activation])
+        keep = {"base": [*patched, "resid_mid", "q", "k", "v", "z"], "source": patched}
         if len(texts[0]) <= 256:
-            return self.model.run_batch(texts)  # every weight is read once
-        keep = {"base": None, "source": ["q", "k"] if self.site_name.startswith("pattern") else [self.site_name]}
+            return self.model.run_batch(texts, keep["base"])  # every weight is read once
         return [self.model.run(text, keep[role]) for text, role in zip(texts, roles)]  # memory counts for long texts
 
     def _choose(self, layers, heads, positions):
@@ -89,6 +91,17 @@ class Plan:
             "source": list(range(n_seq)),
         }
         return {axis: chosen[axis] for axis in self.site.axes if not (axis == "position" and self.all_positions)}
+
+    def patches(self):
+        """Make every Patch, one by one (they may be millions), those that begin at one position together."""
+        places = [range(len(chosen)) for chosen in self.axes.values()]
+        if "position" not in self.axes:
+            yield from map(self._patch, product(*places))
+            return
+        axis, positions = list(self.axes).index("position"), self.axes["position"]
+        for i in sorted(range(len(positions)), key=positions.__getitem__):
+            places[axis] = [i]
+            yield from map(self._patch, product(*places))
 
     def _patch(self, index):
         chosen = {axis: self.axes[axis][i] for axis, i in zip(self.axes, index)}

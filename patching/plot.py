@@ -23,7 +23,7 @@ from minigpt2.terminal import guarded, known_as, wrapped
 from . import save
 from .panels import column_labels, common_scale, layout, own_titles, panels, row_labels, runs_of, shown_range
 from .reading import agreement, differing
-from .words import SITES_IN_WORDS
+from .sites import SITES
 
 
 def colour_bar(fig, axes, mesh, scale, results, shrink):
@@ -110,7 +110,7 @@ def heading(results, note=""):
         else "corrupted vectors written into the clean run"
     )
     blend = f" (alpha {r.alpha:g})" if r.alpha != 1 else ""
-    gloss = f" ({SITES_IN_WORDS[r.site]})" if len(sites) == 1 else ""
+    gloss = f" ({SITES[r.site].words.format('each')})" if len(sites) == 1 else ""
     gloss += "" if any("position" in each.axes for each in results) else ", all positions at once"
     lines = [
         f"{what} of {', '.join(sites)}{gloss}",

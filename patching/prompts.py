@@ -31,6 +31,8 @@ class PromptPair:
         if not isinstance(self.answers, (tuple, list)) or len(self.answers) != 2:
             got = len(self.answers) if isinstance(self.answers, (tuple, list)) else type(self.answers).__name__
             raise ValueError(f"answers must be two, (clean answer, corrupted answer), got {got}")
+        if self.ids is None and not all(isinstance(text, str) for text in (self.clean, self.corrupted, *self.answers)):
+            raise ValueError("PromptPair takes texts and texts as answers; PromptPair.from_tokens takes token ids")
 
     def __repr__(self):
         clean, corrupted = self.ids or (self.clean, self.corrupted)

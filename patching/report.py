@@ -23,24 +23,11 @@ from minigpt2.writing import replacing
 from . import htmlmap, reading, save
 from .htmlmap import shown
 from .panels import common_scale, panels
+from .sites import SITES
 from .story import tell
 from .words import ranges
 
 MOST_CELLS, MOST_TOKENS, TOP = 3000, 300, 20  # of a page, of a text, of a table
-
-SITES = {  # for a reader who has not met their names
-    "resid_pre": "the residual stream in front of a layer",
-    "resid_mid": "the residual stream between a layer's attention and its MLP",
-    "resid_post": "the residual stream behind a layer",
-    "attn_out": "what a layer's attention adds to the residual stream",
-    "mlp_out": "what a layer's MLP adds to the residual stream",
-    "z": "the output of an attention head",
-    "q": "the query of an attention head",
-    "k": "the key of an attention head",
-    "v": "the value of an attention head",
-    "pattern": "where an attention head looks from a position",
-    "pattern_entry": "how much an attention head takes from one position to another",
-}
 
 
 def write(path, results, titles, *, model, command):
@@ -101,7 +88,7 @@ def method(results):
     """What was done, as a paragraph."""
     r, sites = results[0], list(dict.fromkeys(r.site for r in results))
     base, source = ("corrupted", "clean") if r.direction == "denoising" else ("clean", "corrupted")
-    what = " or ".join(f"<code>{shown(site)}</code> ({SITES.get(site, 'a site')})" for site in sites)
+    what = " or ".join(f"<code>{shown(site)}</code> ({SITES[site].words.format('a')})" for site in sites)
     units = " or ".join(f"<b><bdi>{shown(unit)}</bdi></b>" for unit in dict.fromkeys(r.unit for r in results))
     blend = f", blended in with alpha = {r.alpha:g}" if r.alpha != 1 else ""
     return (

@@ -5,8 +5,8 @@ A site returns the changed residual stream [n_seq, n_embd] and where it enters t
 (before that block's attention) or "resid_mid" (between its attention and its MLP). Entering at resid_pre of the layer
 above is resid_post. alpha blends: 1 writes the source's vector, 0 the base's own.
 
-To add a site: write its function, add its line to SITES. It may change the rows from `at` on, never earlier ones: the
-one pass carries a patch as the suffix that begins there.
+To add a site: write its function, add its line to SITES; sweeps, pictures and words know it from there. It may change the
+rows from `at` on, never earlier ones: the one pass carries a patch as the suffix that begins there.
 
 At alpha 1 some maps are the same by construction: resid_pre of a layer is resid_post of the one below, and resid_mid gives
 what resid_post gives, since the MLP between them treats every position by itself.
@@ -98,20 +98,37 @@ def head_writes(base, layer, head, z, rows):
 class Site(NamedTuple):
     overwrite: Callable
     axes: tuple  # of values, in order
+    activation: str = None  # the one of a Run that it blends, for attribution; None where it is more than one
+    words: str = "what {} patch overwrites"  # in "each" layer or head, or "a" certain one
+    cell: str = "layer {layer}"  # where one patch is made
 
 
 BY_POSITION, BY_HEAD = ("layer", "position"), ("layer", "head", "position")
 
 SITES = {
-    "resid_pre": Site(resid_pre, BY_POSITION),
-    "resid_mid": Site(resid_mid, BY_POSITION),
-    "resid_post": Site(resid_post, BY_POSITION),
-    "attn_out": Site(attn_out, BY_POSITION),
-    "mlp_out": Site(mlp_out, BY_POSITION),
-    "z": Site(z, BY_HEAD),
-    "q": Site(q, BY_HEAD),
-    "k": Site(k, BY_HEAD),
-    "v": Site(v, BY_HEAD),
-    "pattern": Site(pattern, BY_HEAD),
-    "pattern_entry": Site(pattern_entry, (*BY_HEAD, "source")),
-}
+    "resid_pre": Site(
+        resid_pre, BY_POSITION, "resid_pre", "the residual stream in front of {} layer", "in front of layer {layer}"
+    ),
+    "resid_mid": Site(
+        resid_mid, BY_POSITION, "resid_mid", "the residual stream between attention and MLP of {} layer",
+        "in the middle of layer {layer}",
+    ),
+    "resid_post": Site(
+        resid_post, BY_POSITION, "resid_post", "the residual stream behind {} layer", "behind layer {layer}"
+    ),
+    "attn_out": Site(
+        attn_out, BY_POSITION, "attn_out", "what the attention of {} layer adds", "the attention of layer {layer}"
+    ),
+    "mlp_out": Site(mlp_out, BY_POSITION, "mlp_out", "what the MLP of {} layer adds", "the MLP of layer {layer}"),
+    "z": Site(z, BY_HEAD, "z", "what {} head has read", "head {layer}.{head}"),
+    "q": Site(q, BY_HEAD, "q", "the queries of {} head", "the query of head {layer}.{head}"),
+    "k": Site(k, BY_HEAD, "k", "the keys of {} head", "the key of head {layer}.{head}"),
+    "v": Site(v, BY_HEAD, "v", "the values of {} head", "the value of head {layer}.{head}"),
+    "pattern": Site(
+        pattern, BY_HEAD, "pattern", "where {} head looks", "the attention pattern of head {layer}.{head}"
+    ),
+    "pattern_entry": Site(
+        pattern_entry, (*BY_HEAD, "source"), "pattern", "where {} head looks, one source at a time",
+        "the attention of head {layer}.{head}",
+    ),
+}  # fmt: skip

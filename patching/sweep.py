@@ -29,12 +29,12 @@ def sweep_one_by_one(model, pair, site="resid_post", *, keep_logits=False, progr
     """The plain sweep: each patch by itself, through all blocks above it and the whole unembedding."""
     plan = Plan(model, pair, site, **choices)
     result = plan.result(keep_logits)
-    for done, patch in enumerate(plan.patches, start=1):
+    for done, patch in enumerate(plan.patches(), start=1):
         stream, layer, at = plan.overwrite(patch)  # [n_seq, n_embd]
         logits = model.resume(stream, layer, at)[-1]  # [n_vocab]
         record(result, patch, plan.metric, logits)
         if progress:
-            progress(done, len(plan.patches))
+            progress(done, plan.n_patches)
     return result
 
 
@@ -43,7 +43,8 @@ def sweep(model, pair, site="resid_post", *, keep_logits=False, progress=None, *
 
     pair is a PromptPair; plan.Plan lists the choices (direction, metric, alpha, layers, heads, positions). keep_logits
     keeps the last position's logits of every patch, n_vocab numbers each. progress(done, total) is called as it goes.
-    Returns a Result. Raises ValueError, with the remedy, for anything that cannot be patched.
+    Returns a Result. Raises ValueError, with the remedy, for anything that cannot be patched, and FloatingPointError
+    for a patch that overflows, naming its layer.
     """
     plan = Plan(model, pair, site, **choices)
     result = plan.result(keep_logits)
@@ -58,7 +59,7 @@ def sweep(model, pair, site="resid_post", *, keep_logits=False, progress=None, *
                 record(result, arrival.patch, plan.metric, logits, tokens)
         done += len(batch)
         if progress:
-            progress(done, len(plan.patches))
+            progress(done, plan.n_patches)
     return result
 
 
@@ -87,16 +88,17 @@ class Arrival(NamedTuple):
 
 def arrive(plan, patch):
     """The Arrival of a patch, or None where its value is the base run's because nothing that is read changes."""
-    if patch.at.stop <= plan.tokens.first_difference:
+    masked = patch.rest[1:] and patch.rest[1] >= patch.at.stop  # an entry of a pattern, which is 0 in both runs
+    if masked or patch.at.stop <= plan.tokens.first_difference:
         return None
     stream, layer, at = plan.overwrite(patch)  # [n_seq, n_embd]
     n_layer, n_seq = plan.model.config.n_layer, len(stream)
     if layer < n_layer - (at == "resid_mid"):
-        return Arrival(patch, layer, at, patch.first, stream[patch.first :])
+        return Arrival(patch, layer, at, patch.first, stream[patch.first :].copy())
     unpatched = plan.base.resid_post if layer == n_layer else plan.base.resid_mid
     if np.array_equal(stream[-1], unpatched[-1, -1]):
         return None
-    return Arrival(patch, layer, at, n_seq - 1, stream[-1:])  # behind the last attention only the last row is read
+    return Arrival(patch, layer, at, n_seq - 1, stream[-1:].copy())  # behind the last attention only the last row is read
 
 
 def one_pass(model, base, arrivals):
@@ -197,7 +199,7 @@ def batches(plan, budget=96 << 20):
     n_seq = len(plan.tokens.clean)
     number = plan.model.config.n_embd * np.dtype(plan.model.dtype).itemsize
     batch, size = [], 0
-    for patch in sorted(plan.patches, key=lambda patch: patch.first):
+    for patch in plan.patches():
         needs = (16 * (n_seq - patch.first) + 2 * n_seq) * number
         if batch and size + needs > budget:
             yield batch

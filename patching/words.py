@@ -3,31 +3,10 @@
 import math
 from itertools import groupby
 
-from .reading import HALF, SEEN
+from .reading import HALF, SEEN, STREAM
+from .sites import SITES
 
-WHERE = {"resid_pre": "in front of", "resid_mid": "in the middle of", "resid_post": "behind"}  # the residual stream
-SITES_IN_WORDS = {
-    "resid_pre": "the residual stream in front of each layer",
-    "resid_mid": "the residual stream between attention and MLP",
-    "resid_post": "the residual stream behind each layer",
-    "attn_out": "what each attention adds",
-    "mlp_out": "what each MLP adds",
-    "z": "what each head has read",
-    "q": "each head's queries",
-    "k": "each head's keys",
-    "v": "each head's values",
-    "pattern": "where each head looks",
-    "pattern_entry": "where each head looks, one source at a time",
-}
-WRITES = {"attn_out": "the attention of layer {layer}", "mlp_out": "the MLP of layer {layer}"}
-HEADS = {
-    "z": "head {layer}.{head}",
-    "q": "the query of head {layer}.{head}",
-    "k": "the key of head {layer}.{head}",
-    "v": "the value of head {layer}.{head}",
-    "pattern": "the attention pattern of head {layer}.{head}",
-    "pattern_entry": "the attention of head {layer}.{head}",
-}
+WHERE = {name: SITES[name].cell.removesuffix(" layer {layer}") for name in STREAM}
 
 
 def place_words(result, place):
@@ -35,7 +14,7 @@ def place_words(result, place):
     at = position_words(result, place["position"]) if "position" in place else ""
     if result.site in WHERE:
         return f"{at} {WHERE[result.site]} layer {place['layer']}"
-    part = (WRITES | HEADS)[result.site].format(**place)
+    part = SITES[result.site].cell.format(**place)
     if "source" in place:
         return f"{part} {at.replace('at ', 'from ', 1)} to {position_words(result, place['source'], '')}"
     return f"{part} {at}".strip()

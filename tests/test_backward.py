@@ -210,6 +210,31 @@ def test_nothing_is_changed_that_was_given():
     np.testing.assert_array_equal(tokens, BATCH)
 
 
+BAD_BATCHES = {
+    "a flat list": ([1, 2, 3], None, "integers"),
+    "numbers that are no ids": ([[1.5, 2.5]], None, "integers"),
+    "one token": ([[1]], None, "n_seq from 2"),
+    "a negative id": ([[1, -2, 3]], None, "-2 to 3"),
+    "an id too high": ([[1, 11, 3]], None, "1 to 11, and the model 0 to 10"),
+    "a mask of another shape": ([[1, 2, 3]], [[1, 1, 1]], r"\[1, 2\] predictions"),
+    "a mask that weighs nothing": ([[1, 2, 3]], [[0, 0]], "sum above 0"),
+}
+
+
+@pytest.mark.parametrize("batch, mask, message", BAD_BATCHES.values(), ids=BAD_BATCHES)
+def test_a_bad_batch_is_refused_in_one_sentence(batch, mask, message):
+    with pytest.raises(ValueError, match=message):
+        b.loss_and_gradients(batch, random_model(CONFIG).weights, CONFIG, mask=mask)
+
+
+def test_a_gradient_that_there_is_not_is_refused():
+    run = random_model(CONFIG).run([1, 2, 3])
+    with pytest.raises(ValueError, match="no gradient 'mlp_pre'"):
+        b.activation_gradients(run, np.ones(11), keep=["mlp_pre"])
+    with pytest.raises(ValueError, match=r"\[11\], got \[3, 11\]"):
+        b.activation_gradients(run, np.ones((3, 11)))
+
+
 @pytest.mark.parametrize("n_q, n_k, block", [(5, 5, 2), (5, 5, 5), (7, 7, 3), (3, 8, 2), (1, 4, 128)])
 def test_attention_backward_in_blocks_is_attention_backward(n_q, n_k, block):
     """Also where the queries are the last of more keys."""

@@ -341,6 +341,9 @@ def test_ctrl_c_saves_and_resume_continues(tmp_path):
     assert again.returncode == 2 and "--resume continues it" in again.stderr
     model = subprocess.run([*command[:3], "--out", str(FOLDER)], capture_output=True, text=True, timeout=60)
     assert model.returncode == 2 and "holds a model, which would be overwritten" in model.stderr
+    other = [*command[:5], "--resume", "--steps=12"]
+    changed = subprocess.run(other, capture_output=True, text=True, env=environment, timeout=60)
+    assert changed.returncode == 2 and "keeps the settings it has: leave out --steps" in changed.stderr
     command = [*command[:3], "--out", str(tmp_path / "no"), "--resume"]
     nothing = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert nothing.returncode == 2 and "holds no training run" in nothing.stderr

@@ -187,7 +187,8 @@ def test_a_vocabulary_that_is_not_cached_is_fetched_when_asked_for(tmp_path):
     weights = {file: FILES[file] for file in ("config.json", "model.safetensors")}
     fill_cache(tmp_path, "gpt2", COMMIT, weights)
     Client(REFUSING, tmp_path).loaded()  # runs on ids
-    assert "cannot be reached" in Client(REFUSING, tmp_path, text=TEXT).refused_quietly()
+    sentence = Client(REFUSING, tmp_path, text=TEXT).refused_quietly()
+    assert "the vocabulary of gpt2 (vocab.json, merges.txt) is not in the cache" in sentence and "cannot be reached" in sentence
     with serving({GPT2: Repo(COMMIT, FILES)}) as hub:
         Client(hub.url, tmp_path, text=TEXT).loaded(text=TEXT)
         assert hub.paths() == ["vocab.json", "merges.txt"]

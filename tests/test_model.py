@@ -269,7 +269,7 @@ BAD_TOKENS = {
     "nested": ([[1, 2]], r"flat list.*\[1, 2\]"),
     "a single id": (3, "flat list"),
     "ragged": ([[1, 2], [3]], "flat list|integers"),
-    "text": ("hello", "flat list|integers"),
+    "text": ("hello", "model.encode"),
     "a list of texts": (["1", "2"], "integers"),
     "too long": (list(range(11)) + [0, 1, 2], "14 tokens .* n_ctx = 13"),
     "None": (None, "flat list|integers"),
@@ -354,6 +354,18 @@ def test_overflow_names_the_layer(layer):
     broken = GPT2(ODD, weights._replace(h=tuple(blocks)))
     with pytest.raises(FloatingPointError, match=f"overflowed float32 in layer {layer}.*float64"):
         broken.run(TOKENS)
+
+
+def test_what_is_given_to_resume_and_is_no_number_is_not_the_weights_fault(model):
+    with pytest.raises(FloatingPointError, match="holds NaN") as refusal:
+        model.resume(np.full((5, 14), np.nan), 3)
+    assert "float64;" not in str(refusal.value) and "weights" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("keep", ["z", 5, ["mlp_pre"], [None]])
+def test_what_cannot_be_kept_is_refused(model, keep):
+    with pytest.raises(ValueError, match="keep"):
+        model.run(TOKENS, keep=keep)
 
 
 def test_overflow_after_a_patch_names_the_layer():

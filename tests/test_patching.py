@@ -1,11 +1,13 @@
 """Patches do what they say: each site against an independent forward pass, the invariants that need no reference, and
 what is said about prompts that cannot be compared."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from models import ODD, plain_forward, random_model, random_tokens
 
-from patching import METRICS, SITES, PromptPair, Result, sweep, sweep_one_by_one
+from patching import METRICS, SITES, PromptPair, Result, attribute, sweep, sweep_one_by_one
 from patching.plan import Plan
 
 # float64 through three blocks, on logits of a few units
@@ -81,7 +83,7 @@ def test_a_run_patched_into_itself_changes_nothing(model, site):
     """The pair needs a difference, so the run is made its own source afterwards."""
     plan = Plan(model, PAIR, site)
     plan.source = plan.base
-    for patch in plan.patches:
+    for patch in plan.patches():
         stream, layer, at = plan.overwrite(patch)
         logits = model.resume(stream, layer, at)
         np.testing.assert_allclose(logits, plan.base.logits, rtol=0, atol=ROUNDING, err_msg=str(patch))
@@ -142,7 +144,7 @@ def test_a_token_changed_alone_is_undone_by_its_first_stream():
 def test_patching_changes_neither_run(model):
     plan = Plan(model, PAIR, "z")
     before = {name: getattr(plan.base, name).copy() for name in ("resid_pre", "resid_mid", "z")}
-    for patch in plan.patches:
+    for patch in plan.patches():
         plan.overwrite(patch)
     for name, array in before.items():
         np.testing.assert_array_equal(getattr(plan.base, name), array)
@@ -171,12 +173,13 @@ class Letters:
     """A vocabulary of single letters, a to j and a space: enough of minigpt2.tokenizer.Tokenizer for a PromptPair."""
 
     end_of_text = 10
+    n_vocab = 11
 
     def encode(self, text):
         return ["abcdefghi ".index(letter) for letter in text]
 
-    def visible_tokens(self, tokens):
-        return ["abcdefghi_|"[token] for token in tokens]
+    def visible(self, token):
+        return "abcdefghi_|"[token]
 
     def single_token(self, text):
         tokens = self.encode(text)
@@ -357,3 +360,35 @@ def test_a_models_own_runs_frame_the_sweep(model, tokens):
     result = sweep(model, PromptPair.from_tokens(tokens, other, (2, 8)))
     logits = model.run(tokens).logits[-1]
     assert abs(result.clean_value - (logits[8] - logits[2])) <= ROUNDING
+
+
+# A new site
+
+
+def test_a_site_is_a_function_and_a_line(monkeypatch):
+    """Sweeps, attribution, pictures and words know a site from its line in SITES alone; also for long texts."""
+    from patching import plot, report, sites, story
+
+    def halved(base, source, alpha, layer, at):
+        """mlp_out, with half of the difference."""
+        return sites.mlp_out(base, source, alpha / 2, layer, at)
+
+    line = sites.Site(halved, ("layer", "position"), "mlp_out", "half of what {} MLP adds", "half the MLP of layer {layer}")
+    monkeypatch.setitem(SITES, "halved", line)
+    model = random_model(replace(ODD, n_ctx=300))
+    for n_seq in (5, 300):
+        pair = PromptPair.from_tokens([3] * n_seq, [3] * (n_seq - 2) + [7, 3], (2, 8))
+        result = sweep(model, pair, "halved", positions=[-1, -2])
+        np.testing.assert_allclose(
+            result.values, sweep_one_by_one(model, pair, "mlp_out", alpha=0.5, positions=[-1, -2]).values, rtol=0, atol=ROUNDING
+        )
+        assert attribute(model, pair, "halved", positions=[-1]).values.shape == (3, 1)
+    monkeypatch.setitem(SITES, "nameless", sites.Site(halved, ("layer", "position")))
+    nameless = sweep(model, pair, "nameless", positions=[-1, -2])
+    np.testing.assert_array_equal(nameless.values, result.values)
+    assert story.tell(nameless) and plot.figure(nameless) and report.page([nameless], [""], model, "")
+    with pytest.raises(ValueError, match="names none: use sweep"):
+        attribute(model, pair, "nameless")
+    assert "half of what each MLP adds" in plot.figure(result).texts[0].get_text()
+    assert story.tell(result)
+    assert "half of what a MLP adds" in report.page([result], [""], model, "")

@@ -4,6 +4,7 @@ Both share sites.py, so this would not see a wrong site: test_patching.py holds 
 """
 
 import importlib
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -130,7 +131,7 @@ def test_many_small_batches_are_one_large_one(model, monkeypatch, site, position
 def test_batches_hold_every_patch_once_and_keep_to_the_budget(model, budget):
     plan = sweep_module.Plan(model, pair_of("n_ctx tokens"), "v")
     batches = list(sweep_module.batches(plan, budget))
-    assert sorted(patch for batch in batches for patch in batch) == sorted(plan.patches)
+    assert sorted(patch for batch in batches for patch in batch) == sorted(plan.patches())
     row = 16 * ODD.n_embd * 8
     for batch in batches:
         assert len(batch) == 1 or sum(13 - patch.first for patch in batch) * row <= budget
@@ -194,3 +195,23 @@ def test_long_texts_whose_runs_keep_less(site, direction):
     assert abs(result.values - result.base_value).max() > 1e-4
     estimate = attribute(model, pair, site, **choices)
     assert estimate.values.shape == result.values.shape and estimate.base_value == result.base_value
+
+
+def test_an_entry_behind_the_mask_is_the_base_run_itself(model):
+    """No position reads a later one, in either run: such patches are not carried at all."""
+    result = sweep(model, pair_of("several differ"), "pattern_entry")
+    behind = np.triu(np.ones(result.values.shape[-2:], bool), 1)
+    assert (result.values[..., behind] == result.corrupted_value).all()
+    assert (result.values[..., ~behind] != result.corrupted_value).any()
+
+
+def test_patches_are_made_one_by_one():
+    """Of a long text there are millions, which would take gigabytes."""
+    longer = random_model(replace(ODD, n_ctx=64))
+    plan = sweep_module.Plan(longer, PromptPair.from_tokens([3] * 64, [4] * 64, ANSWERS), "pattern_entry")
+    tracemalloc.start()
+    n = sum(1 for _ in plan.patches())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert n == plan.n_patches == ODD.n_layer * ODD.n_head * 64 * 64
+    assert peak < 100_000

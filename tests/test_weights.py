@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import pickle
 import subprocess
 import sys
 from dataclasses import replace
@@ -62,6 +63,7 @@ FORMS = {
         tensors=PREFIXED | {f"transformer.{name}": mask for name, mask in masks().items()} | LM_HEAD
     ),
     "tied lm_head": dict(tensors=as_stored(ARRAYS) | LM_HEAD),
+    "lm_head instead of wte": dict(tensors={n: t for n, t in as_stored(ARRAYS).items() if n != "wte.weight"} | LM_HEAD),
     "shards": dict(tensors=PREFIXED, shards=3),
     "shards with lm_head elsewhere": dict(tensors=LM_HEAD | as_stored(ARRAYS), shards=2),
     "data at an odd byte": dict(tensors=as_stored(ARRAYS) | masks(), start_mod_8=3),
@@ -526,3 +528,23 @@ def test_loading_holds_the_weights_once(tmp_path, kept, dtype):
     ratio, imported = result.stdout.split("\n")[:2]
     assert 0.9 < float(ratio) < 1.25, f"peak memory grew by {ratio} of the weights"
     assert imported == ""
+
+
+# Saved again
+
+
+def test_a_saved_folder_is_whole_and_readable_by_whom_its_folder_is(tmp_path):
+    save_folder(tmp_path / "new", SMALL, make_weights())
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["config.json", "model.safetensors"]
+    assert_equal(load(tmp_path / "new")[1], ARRAYS, np.float32)
+    (tmp_path / "plain").write_text("")
+    modes = {path.stat().st_mode for path in (*(tmp_path / "new").iterdir(), tmp_path / "plain")}
+    assert len(modes) == 1
+
+
+def test_a_loaded_model_can_be_sent_to_another_process(tmp_path):
+    model = GPT2.from_pretrained(write_folder(tmp_path, as_stored(ARRAYS)))
+    again = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(again.run([1, 2]).logits, model.run([1, 2]).logits)
+    with pytest.raises(CheckpointError, match="no vocab.json"):
+        again.encode("text")

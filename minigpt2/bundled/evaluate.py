@@ -141,8 +141,9 @@ def main(arguments=None):
     if not 1 <= chosen.n <= MOST:
         parser.error(f"--n must be from 1 to {MOST}, got {chosen.n}")
     model = GPT2.from_pretrained(chosen.model)
-    if model.config.n_ctx < 10 or model.config.n_vocab < 300:
-        raise ValueError(f"the tasks need an n_ctx of 10 and an n_vocab of 300 or more, and this is {model!r}")
+    longest = max(len(model.encode(text)) for texts, _ in tasks(chosen.n).values() for text, _ in texts)
+    if model.config.n_ctx < longest or model.config.n_vocab < 300:
+        raise ValueError(f"the tasks need an n_ctx of {longest} and an n_vocab of 300 or more, and this is {model!r}")
     print(table(evaluate(model, chosen.n)), end="\n\n")
     print("\n".join(describe(model, text) for text in EXAMPLES))
 

@@ -180,9 +180,11 @@ def main(arguments=None):
     parser.add_argument("--resume", action="store_true", help="continue the run in --out, with the settings it has")
     for field in dataclasses.fields(Settings):
         option = "--" + field.name.replace("_", "-")
-        parser.add_argument(option, type=field.type, default=field.default, help="(%(default)s)")
-    chosen = vars(parser.parse_args(arguments))
+        parser.add_argument(option, type=field.type, help=f"({field.default})")
+    chosen = {name: value for name, value in vars(parser.parse_args(arguments)).items() if value is not None}
     folder, resume = chosen.pop("out"), chosen.pop("resume")
+    if resume and chosen:
+        parser.error(f"a resumed run keeps the settings it has: leave out --{next(iter(chosen)).replace('_', '-')}")
     try:
         training = Training.resume(folder) if resume else Training.start(folder, Settings(**chosen))
     except (ValueError, OSError) as error:
