@@ -46,6 +46,23 @@ def differing(result):
     return [pos for pos, (clean, corrupted) in enumerate(pairs) if clean != corrupted]
 
 
+def goes_astray(result):
+    """Whether patches lead to values well outside of both runs', so that no share tells what was carried over.
+
+    One of several changes may by itself go as far as the whole gap beyond either run, as in a third text; and a vector
+    may be moved as far as alpha says.
+    """
+    room = HALF if len(differing(result)) == 1 else 1 + HALF
+    low, high = min(0, result.alpha) - room, max(1, result.alpha) + room
+    return bool(result.share.min() <= low or result.share.max() >= high)
+
+
+def fit(share):
+    """Rank shares by how well they bring over one run: from HALF on the nearest to 1, since more overshoots; below HALF
+    the largest."""
+    return np.where(share >= HALF, 1 + 1 / (1 + np.abs(share - 1)), share)
+
+
 def last_layer_is_silent(result):
     """Whether the topmost layer is the model's last, as its cells show: off the last position nothing reads them."""
     if result.site in READ_IN_LAST_LAYER or "position" not in result.axes:

@@ -19,7 +19,17 @@ from .reading import (
     spots,
 )
 from .stream import stream_story
-from .words import WHERE, number, percent, place_words, position_words, ranges, restores, sentence
+from .words import (
+    WHERE,
+    number,
+    percent,
+    place_words,
+    position_words,
+    ranges,
+    restores,
+    sentence,
+    several_changes,
+)
 
 
 def tell(result):
@@ -53,8 +63,11 @@ def cell_story(result):
     if not helping:
         told = [f"No cell {restores(result, SEEN)}, and some work against it."]
     else:
-        told = [standing(result, helping, against), f"The best cell {restores(result, helping[0].share)}."]
-        told.append(f"A tenth or more each: {listed(result, helping)}.")
+        place, told = place_words(result, helping[0].place), [standing(result, helping, against)]
+        name = "" if told[0].startswith(sentence(place)) else f", {place},"
+        told.append(f"The best cell{name} {restores(result, helping[0].share)}.")
+        if len(helping) > 1:
+            told.append(f"A tenth or more each: {listed(result, helping)}.")
     if against:
         told.append(f"Against it work: {listed(result, against)}.")
     if helping and sum(spot.share for spot in helping) > 1 + SEEN:
@@ -98,9 +111,11 @@ def standing(result, helping, against):
         return f"The largest effect goes the other way: {worst} ({percent(against[0].share)})."
     if against and -against[0].share > top / 2:
         return (
-            f"There is no clear story: {len(helping)} of the {result.values.size} cells work for it and {len(against)} "
-            f"against it, up to {percent(against[0].share)}."
+            f"There is no clear story: {len(helping)} of the {result.values.size} cells "
+            f"work{'s' * (len(helping) == 1)} for it and {len(against)} against it, up to {percent(against[0].share)}."
         )
+    if top >= 1 + HALF:
+        return f"{place} moves the metric furthest, well past the other run."
     if top >= HALF and rival < top / 2:
         return f"{place} carries most of the gap, and no other cell half as much."
     if len(helping) > 8:
@@ -177,13 +192,13 @@ def cautions(result):
             "These are first-order estimates from one backward pass, not patches: check large cells with the exact map."
         )
     if len(changed) > 1 and "position" in result.axes and not is_stream(result):
-        told.append(
-            f"The texts differ at positions {ranges(changed)}: one position carries only its part of the change."
-        )
-    if len(result.axes.get("position", result.tokens.clean)) < len(result.tokens.clean):
-        told.append(f"Only positions {ranges(result.axes['position'])} were patched.")
+        told.append(several_changes(changed, share.max()))
+    positions = result.axes.get("position", result.tokens.clean)
+    if len(positions) < len(result.tokens.clean):
+        several = "s {} were" if len(positions) > 1 else " {} was"
+        told.append(f"Only position{several.format(ranges(positions))} patched.")
     if result.alpha != 1:
-        told.append(f"Only a blend was written (alpha = {result.alpha:g}), so 100 % is not to be expected.")
+        told.append(blend(result.alpha))
     if is_stream(result) and share.min() <= -SEEN:
         worst = min(spots(result), key=lambda spot: spot.share)
         if worst.place["position"] not in changed or len(changed) == 1:  # else one_change_alone() has said so
@@ -197,3 +212,12 @@ def cautions(result):
         else "Noising shows which vectors the clean behaviour needs, not which are enough for it."
     )
     return told
+
+
+def blend(alpha):
+    """What an alpha other than 1 has written, and what shares it leads one to expect."""
+    if alpha > 1:
+        return f"The vectors were pushed past the other run's (alpha = {alpha:g}), so shares may well pass 100 %."
+    if alpha < 0:
+        return f"The vectors were pushed away from the other run's (alpha = {alpha:g}), so expect shares below 0 %."
+    return f"Only a blend was written (alpha = {alpha:g}), so 100 % is not to be expected."

@@ -8,7 +8,7 @@ from itertools import groupby
 
 import numpy as np
 
-from .reading import HALF, SEEN, ascending, differing, gap, last_layer_is_silent, spots
+from .reading import HALF, SEEN, ascending, differing, fit, gap, goes_astray, last_layer_is_silent, spots
 from .words import (
     WHERE,
     layer_words,
@@ -19,6 +19,7 @@ from .words import (
     ranges,
     restores,
     sentence,
+    several_changes,
     token_words,
 )
 
@@ -30,46 +31,56 @@ def stream_story(result):
             "The changed token is the last one itself: by construction every layer has it there, nothing has to move."
         ]
     layers, positions, share = ascending(result)
-    given = {layers[-1]} if last_layer_is_silent(result) and last in positions else set()  # all of the gap, in any map
-    if result.site == "resid_pre" and layers[0] == 0 and len(changed) == 1:
-        given.add(0)
+    given = layers_given(result, layers, positions)
     found = [spot for spot in spots(result) if spot.place["layer"] not in given]
     if not found:
         return ["Nothing can be concluded: these cells have their values by construction."]
-    top = max(found, key=lambda spot: spot.share)
-    if top.share < HALF:
-        told = ["There is no clear story: in no layer that could fail to does a single position carry half of the gap."]
-    else:
-        told = whereabouts(result, layers, positions, share)
-    told.append(f"The best cell, {place_words(result, top.place)}, {restores(result, top.share)}.")
-    told += one_change_alone(result, layers, positions, share)
+    most = max(spot.share for spot in found)
+    apart = one_change_alone(result, layers, positions, share, most)
+    if goes_astray(result):
+        return [astray(result), *apart]
+    best = max(found, key=lambda spot: (round(float(fit(spot.share)), 2), -spot.place["layer"]))  # of equals the lowest
+    told = whereabouts(result, layers, positions, share) if most >= HALF else nowhere(layers, share, given)
+    told.append(f"The best cell, {place_words(result, best.place)}, {restores(result, best.share)}.")
+    told += apart
     for pos in changed:
         if pos in positions and pos != last:
             told += leaving(result, pos, layers, share[:, positions.index(pos)])
     if last in positions:
         told += arriving(result, layers, share[:, positions.index(last)], given)
-    between = [p for p in positions if p not in (*changed, last) and p > result.tokens.first_difference]
-    if between and top.share >= HALF:
-        pos, most = max(((p, np.abs(share[:, positions.index(p)]).max()) for p in between), key=lambda pair: pair[1])
-        if most < SEEN:
-            told.append(
-                f"No other position moves the metric by {percent(SEEN)} of the gap (the most: {percent(most)})."
-            )
-        else:
-            told.append(
-                f"Of the other positions, {position_words(result, pos, '')} moves it most: {percent(most)} at its peak."
-            )
-    return told
+    return told + (elsewhere(result, positions, share) if most >= HALF else [])
+
+
+def layers_given(result, layers, positions):
+    """The layers of which one cell holds all of the gap by construction."""
+    given = {layers[-1]} if last_layer_is_silent(result) and len(result.tokens.clean) - 1 in positions else set()
+    if result.site == "resid_pre" and layers[0] == 0 and len(differing(result)) == 1:
+        given.add(0)
+    return given
+
+
+def astray(result):
+    share = result.share
+    return (
+        f"There is no clear story: single patches move the metric by {percent(share.min())} to {percent(share.max())} "
+        f"of the gap ({number(abs(gap(result)))}), to values well outside of what the two texts give."
+    )
+
+
+def nowhere(layers, share, given):
+    trivial = [layer for layer, row in zip(layers, share) if layer in given and row.max() >= HALF]
+    but = f", except in {layer_words(trivial)}, where one must by construction" if trivial else ""
+    return [f"There is no clear story: no single position carries half of the gap{but}."]
 
 
 def whereabouts(result, layers, positions, share):
     """Which position carries at least half of the gap, from layer to layer."""
-    best = [positions[i] if row[i] >= HALF else None for row, i in zip(share, share.argmax(axis=1))]
+    best = [positions[i] if row[i] >= HALF else None for row, i in zip(share, fit(share).argmax(axis=1))]
     carried = [(pos, layer) for pos, layer in zip(best, layers) if pos is not None]
     stations = [(pos, [layer for _, layer in run]) for pos, run in groupby(carried, key=lambda pair: pair[0])]
     where = [f"{position_words(result, pos)} {WHERE[result.site]} {layer_words(run)}" for pos, run in stations]
     if len({pos for pos, _ in stations}) > 3:
-        told = [f"There is no simple story: from layer to layer another position carries most ({'; '.join(where)})."]
+        told = [f"There is no simple story: from layer to layer another position carries it ({'; '.join(where)})."]
     else:
         told = [f"What tells the two texts apart sits {' and then '.join(where)}."]
     enough = [tuple(positions[i] for i in np.flatnonzero(row >= HALF)) for row in share]
@@ -89,14 +100,13 @@ def whereabouts(result, layers, positions, share):
     return told
 
 
-def one_change_alone(result, layers, positions, share):
+def one_change_alone(result, layers, positions, share, most):
     """What each of several changed tokens does without the others: near the bottom, a patch exchanges one token."""
     changed = differing(result)
     if len(changed) < 2:
         return []
-    told = f"The texts differ at positions {ranges(changed)}"
     if len(changed) > 4 or not set(changed) <= set(positions) or layers[0] != 0 or result.alpha != 1:
-        return [f"{told}: one position carries only its part of the change."]
+        return [several_changes(changed, most)]
     run, values = ("clean", "corrupted")[result.direction != "denoising"], []
     almost = "" if result.site == "resid_pre" else "almost "
     for pos in changed:
@@ -105,33 +115,49 @@ def one_change_alone(result, layers, positions, share):
         value = number(result.base_value + part * gap(result))
         values.append(f"the {run} {token_words(result, pos)} at position {pos} gives {value} ({percent(part)}{beyond})")
     return [
-        f"{told}, and a patch {WHERE[result.site]} layer 0 exchanges {almost}one of these tokens alone, as in a third "
-        f"text: {', '.join(values[:-1])}, and {values[-1]}."
+        f"The texts differ at positions {ranges(changed)}, and a patch {WHERE[result.site]} layer 0 exchanges {almost}"
+        f"only one of these tokens, as in a third text: {', '.join(values[:-1])}, and {values[-1]}."
     ]
 
 
 def leaving(result, pos, layers, share):
     """When the information leaves a changed position; nothing leaves where it never was."""
-    peak = int(share.argmax())
-    if share[peak] < HALF:
+    peak, carried = int(share.argmax()), np.flatnonzero(share >= HALF)
+    if not carried.size:
         return [f"The changed token at position {pos} by itself never carries half ({percent(share[peak])} at most)."]
-    fading = next((i for i in range(peak, len(layers)) if share[i] < 0.9 * share[peak]), None)
-    gone = next((i for i in range(peak, len(layers)) if share[i] < HALF), None)
+    fading, gone = (int(np.flatnonzero(share >= limit)[-1]) + 1 for limit in (0.9 * share[peak], HALF))
+    back = coming_back(pos, layers[carried[0] : gone], share[carried[0] : gone])
     start = f"At position {pos} the share, {percent(share[peak])} at layer {layers[peak]},"
-    if gone is None:
-        return [f"{start} is still {percent(share[-1])} at layer {layers[-1]}: the information does not leave it here."]
+    if gone == len(layers):
+        still = f"{start} is still {percent(share[-1])} at layer {layers[-1]}: the information does not leave it here."
+        return [still, *back]
     if gone == len(layers) - 1 and last_layer_is_silent(result):
         still = f"is still {percent(share[gone - 1])} at layer {layers[gone - 1]}"
         start = f"{start} {still}" if peak < gone - 1 else f"At position {pos} the share {still}"
-        return [f"{start}; the output of layer {layers[gone]}, the last, is not read there."]
+        return [f"{start}; the output of layer {layers[gone]}, the last, is not read there.", *back]
     fade = f"begins to fall at layer {layers[fading]} and " if fading < gone else ""
-    return [f"{start} {fade}drops below half at layer {layers[gone]} ({percent(share[gone])})."]
+    return [f"{start} {fade}drops below half at layer {layers[gone]} ({percent(share[gone])}).", *back]
+
+
+def coming_back(pos, layers, share):
+    """Where a position does not carry the information between the first and the last layer in which it does."""
+    away = np.flatnonzero(share < HALF)
+    if not away.size:
+        return []
+    back = away[-1] + 1
+    return [
+        f"At position {pos} it is gone in between, below half at {layer_words([layers[i] for i in away])} (down to "
+        f"{percent(share[away].min())}), and back at layer {layers[back]} ({percent(share[back])})."
+    ]
 
 
 def arriving(result, layers, share, given):
     """When the information reaches the last position, and which attention brings it there."""
     trace = next((i for i, s in enumerate(share) if s >= SEEN), None)
     half = next((i for i in range(len(layers)) if (share[i:] >= HALF).all()), None)
+    if half is None and share.max() >= HALF:
+        at = f"{percent(share.max())} at layer {layers[share.argmax()]}"
+        return [f"The last position does not keep it: {at}, but {percent(share[-1])} at layer {layers[-1]}."]
     if half is None:
         return [f"It does not reach the last position in these layers ({percent(share.max())} at most)."]
     last, at = len(result.tokens.clean) - 1, percent(share[half])
@@ -170,3 +196,15 @@ def arriving(result, layers, share, given):
     shift = 1 - len(before) - (result.site == "resid_pre")  # a step from one resid_pre to the next is the layer between
     bring = [layers[0] + int(i) + shift for i in np.flatnonzero(steps >= SEEN)]
     return [told + f": the heads of {layer_words(bring)} bring it there." if bring else told + "."]
+
+
+def elsewhere(result, positions, share):
+    """What the positions do that neither changed nor are the last."""
+    ends = (*differing(result), len(result.tokens.clean) - 1)
+    between = [p for p in positions if p not in ends and p > result.tokens.first_difference]
+    if not between:
+        return []
+    pos, most = max(((p, np.abs(share[:, positions.index(p)]).max()) for p in between), key=lambda pair: pair[1])
+    if most < SEEN:
+        return [f"No other position moves the metric by {percent(SEEN)} of the gap (the most: {percent(most)})."]
+    return [f"Of the other positions, {position_words(result, pos, '')} moves it most: {percent(most)} at its peak."]

@@ -64,8 +64,16 @@ def restores(result, share, before="", one=True):
     return f"move{'s' * one} the metric {before}{percent(share)} of the way to the corrupted run"
 
 
+def several_changes(changed, most):
+    """What more than one changed token means for the cells of one position, of which the best has the share `most`."""
+    told = f"The texts differ at positions {ranges(changed)}"
+    if most < HALF:
+        return f"{told}: one position carries only its part of the change."
+    return f"{told}, and still a patch at one position alone moves the metric by up to {percent(most)} of the gap."
+
+
 def number(value):
-    return f"{value:.4g}" if abs(value) < 0.01 else f"{value:.2f}"
+    return f"{value + 0.0:.4g}" if abs(value) < 0.01 else f"{value:.2f}"  # -0.0 + 0.0 is 0.0
 
 
 def sentence(text):

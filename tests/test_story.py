@@ -69,6 +69,7 @@ def told(result):
     return "\n".join(story.tell(result))
 
 
+MAP = ("layer", "position")
 MOVES = np.zeros((6, 5))
 MOVES[:3, 1], MOVES[3:, 4] = 0.9, 0.8
 MOVES[5, 4] = 1.0
@@ -147,6 +148,45 @@ def test_no_story_is_said_to_be_none():
     assert weak.startswith("There is no clear story") and "10 %" in weak
 
 
+@pytest.mark.parametrize("cell", [-4.29, -0.5, 1.5, 3.04])
+def test_of_one_change_whose_patches_leave_the_range_of_both_runs_there_is_no_story(cell):
+    shares = MOVES.copy()
+    shares[1, 2] = cell
+    text = told(made(shares, clean_value=-0.03, corrupted_value=0.03))
+    lowest, highest = words.percent(min(cell, 0)), words.percent(max(cell, 1))
+    assert text.startswith("There is no clear story: single patches move the metric by")
+    assert f"by {lowest} to {highest} of the gap (0.06), to values well outside" in text
+    assert "sits" not in text and "bring it there" not in text and "drops below" not in text
+    shares[1, 2] = -0.49 if cell < 0 else 1.49
+    assert told(made(shares)).startswith("What tells the two texts apart sits")
+
+
+def test_of_several_changes_one_alone_may_go_one_gap_further():
+    shares = ASKED.copy()
+    assert "sits" in told(made(shares, changed=(1, 4)))
+    shares[0, 4] = -4.27
+    text = told(made(shares, changed=(1, 4)))
+    assert text.startswith("There is no clear story: single patches move the metric by -427 % to 100 % of the gap")
+    assert "sits" not in text
+    assert "the clean e at position 4 gives 47.70 (-427 %, away from the clean run)" in text
+
+
+def test_alpha_widens_the_range_that_a_story_may_have():
+    assert "sits" in told(made(MOVES * 2, alpha=2.0)) and "no clear story: single" in told(made(MOVES * 2))
+    assert "no clear story: single" not in told(made(-MOVES, alpha=-1.0))
+
+
+def test_no_single_position_says_where_one_must():
+    shares = np.full((6, 5), 0.2)
+    shares[:, 0], shares[5], shares[5, 4] = 0, 0, 1
+    assert told(made(shares)).startswith(
+        "There is no clear story: no single position carries half of the gap, except in layer 5, where one must by "
+        "construction."
+    )
+    shares[5, 4] = 0.3  # as alpha below 1 has it
+    assert "no clear story: no single position carries half of the gap." in told(made(shares, alpha=0.3))
+
+
 def test_nothing_moves():
     assert told(made(np.zeros((6, 5)))).startswith("No patch of this map moves the metric at all")
     assert "alpha = 0 writes nothing" in told(made(np.zeros((6, 5)), alpha=0.0))
@@ -175,7 +215,7 @@ def test_a_position_that_first_asks_and_then_answers_is_told_as_both():
     assert text.startswith("What tells the two texts apart sits at the last position (4, e → E) behind layers 4 and 5.")
     assert "In layers 0 to 3 no single position carries half of the gap (18 % at most)" in text
     assert (
-        "The texts differ at positions 1 and 4, and a patch behind layer 0 exchanges almost one of these tokens alone, "
+        "The texts differ at positions 1 and 4, and a patch behind layer 0 exchanges almost only one of these tokens, "
         "as in a third text: the clean b at position 1 gives 4.90 (1 %), and the clean e at position 4 gives 15.30 "
         "(-103 %, away from the clean run)."
     ) in text
@@ -190,7 +230,7 @@ def test_a_position_that_first_asks_and_then_answers_is_told_as_both():
     plain[:4, 4] = 1.0
     text = told(made(plain, changed=(1, 4)))
     pre = told(made(ASKED, changed=(1, 4), site="resid_pre"))
-    assert "in front of layer 0 exchanges one of these tokens alone" in pre
+    assert "in front of layer 0 exchanges only one of these tokens, as" in pre
     assert "turns round" not in text and "a changed token itself, holds more than half from layer 0 on (100 %)" in text
 
 
@@ -198,8 +238,53 @@ def test_a_change_that_overshoots_alone_is_told():
     shares = np.zeros((6, 5))
     shares[:3, 1], shares[:, 4] = 2.03, 0.99
     text = told(made(shares, changed=(1, 4), direction="noising"))
+    assert text.startswith("What tells the two texts apart sits at the last position (4, e → E) behind layers 0 to 5.")
+    assert "The best cell, at the last position (4, e → E) behind layer 0, moves the metric 99 % of the way" in text
     assert "the corrupted B at position 1 gives 15.30 (203 %, past the corrupted run)" in text
     assert "Behind layers 0 to 2 more than one position is worth half of the gap or more by itself: position 1" in text
+
+
+def test_the_best_cell_is_the_nearest_and_of_equals_the_lowest():
+    shares = MOVES.copy()
+    shares[1, 1], shares[4, 4] = 1.002, 1.0
+    assert "The best cell, at position 1 (b → B) behind layer 1, restores 100 %" in told(made(shares))
+    shares[1, 1] = 1.3
+    assert "The best cell, at the last position (4, e) behind layer 4, restores 100 %" in told(made(shares))
+
+
+@pytest.mark.parametrize(("site", "axes"), [("resid_post", MAP), ("attn_out", MAP), ("z", ("layer", "head", "position"))])
+def test_many_changes_of_which_one_does_it_all_are_not_said_to_share_it(site, axes):
+    shares = np.zeros((6, 5) if axes == MAP else (6, 2, 5))
+    shares[0, ..., 1], shares[5, ..., 4] = 1.17, 1
+    text = told(made(shares, range(5), site, axes))
+    assert "at positions 0 to 4, and still a patch at one position alone moves the metric by up to 117 % of" in text
+    assert "only its part" not in text
+    shares[0], shares[5] = 0.3, 0
+    text = told(made(shares, range(5), site, axes))
+    assert "The texts differ at positions 0 to 4: one position carries only its part of the change." in text
+
+
+def test_a_position_that_gets_it_back_has_not_lost_it():
+    shares = np.zeros((6, 5))
+    shares[:, 1], shares[:, 4] = (1.04, -0.01, 0.2, 0.1, 1.0, 0), (0, 0, 0, 0, 0.1, 1)
+    text = told(made(shares))
+    assert "position 1 (b → B) behind layers 0 and 4 and then" in text and "drops below half" not in text
+    assert "At position 1 the share, 104 % at layer 0, is still 100 % at layer 4; the output of layer 5, the last" in text
+    assert "it is gone in between, below half at layers 1 to 3 (down to -1 %), and back at layer 4 (100 %)." in text
+    shares[3, 1], shares[4] = 0.8, (0, 0.3, 0, 0, 0.6)
+    text = told(made(shares))
+    assert "begins to fall at layer 1 and drops below half at layer 4 (30 %)." in text
+    assert "below half at layers 1 and 2 (down to -1 %), and back at layer 3 (80 %)." in text
+    assert "gone in between" not in told(made(MOVES))
+    shares[5, 1] = 0.7
+    assert "does not leave it here" in told(made(shares, site="resid_pre")) and "and back at layer 5" in told(made(shares))
+
+
+def test_a_last_position_that_loses_it_again_had_it():
+    shares = MOVES.copy()
+    shares[:, 4] = (0, 0, 0, 0, 0.52, 0.46)
+    text = told(made(shares, site="resid_pre"))
+    assert "The last position does not keep it: 52 % at layer 4, but 46 % at layer 5." in text
 
 
 def test_the_heads_that_bring_it_are_those_of_the_layers_where_the_share_grows():
@@ -231,6 +316,13 @@ def test_a_share_never_reads_as_a_limit_that_it_does_not_reach(share, text):
     assert words.percent(np.float32(share)) == text
 
 
+@pytest.mark.parametrize(
+    ("value", "text"), [(-0.0, "0"), (0.0, "0"), (np.float32(-0.0), "0"), (-0.001, "-0.001"), (-5.0, "-5.00")]
+)
+def test_there_is_no_minus_zero(value, text):
+    assert words.number(value) == text
+
+
 def test_answers_that_are_level_are_not_said_to_be_ahead():
     assert "after the corrupted one the two are level" in told(made(MOVES, corrupted_value=-0.05))
     near = story.baselines(made(MOVES, clean_value=-0.1, corrupted_value=0.1))
@@ -246,6 +338,29 @@ def test_a_cell_that_works_against_it_is_not_no_story():
     text = told(made(shares, site="z", axes=("layer", "head")))
     assert text.startswith("The largest effect goes the other way: head 0.1 (-103 %).")
     assert "Against it work: head 0.1 (-103 %)." in text
+
+
+def test_a_cell_is_named_once():
+    shares = np.zeros((6, 5))
+    shares[5, 4] = 0.27
+    text = told(made(shares, site="attn_out"))
+    assert text.startswith("The attention of layer 5 at the last position (4, e) contributes most, but no single cell")
+    assert "The best cell restores 27 % of the gap." in text and "A tenth or more" not in text
+    shares[3, 1] = -0.2
+    text = told(made(shares, site="attn_out"))
+    assert text.startswith("There is no clear story: 1 of the 30 cells works for it and 1 against it, up to -20 %.")
+    assert "The best cell, the attention of layer 5 at the last position (4, e), restores 27 % of the gap." in text
+    shares[4, 4] = 0.15
+    text = told(made(shares, site="attn_out"))
+    assert "A tenth or more each: at the last position (4, e), layer 5 (27 %), layer 4 (15 %)." in text
+
+
+def test_a_cell_far_past_the_other_run_is_not_said_to_carry_the_gap():
+    shares = np.zeros((6, 4))
+    shares[0, 1] = 3.2
+    text = told(made(shares, site="z", axes=("layer", "head")))
+    assert text.startswith("Head 0.1 moves the metric furthest, well past the other run.")
+    assert "carries" not in text
 
 
 def test_shares_that_make_more_than_the_gap_are_explained():
@@ -318,7 +433,9 @@ def test_order_of_the_chosen_layers_and_positions_does_not_matter():
 def test_part_of_a_map_is_not_told_as_the_whole():
     whole = made(MOVES)
     part = replace(whole, values=whole.values[:3, 1:3], axes={"layer": [0, 1, 2], "position": [1, 2]})
-    assert "Only positions 1 and 2 were patched" in told(part)
+    assert "Only positions 1 and 2 were patched." in told(part)
+    one = replace(whole, values=whole.values[:, 1:2], axes={"layer": [*range(6)], "position": [1]})
+    assert "Only position 1 was patched." in told(one)
     assert (
         "does not leave it here" in told(part)
         and "reach" not in told(part)
@@ -371,7 +488,9 @@ def test_every_site_and_any_numbers_have_some_text(site, seed):
 def test_an_overshoot_and_an_estimate_carry_a_warning():
     assert "overshoot" in told(made(MOVES * 1.5)) and "overshoot" not in told(made(MOVES))
     assert "first-order estimates" in told(made(MOVES, method="attribution"))
-    assert "alpha = 0.5" in told(made(MOVES * 0.5, alpha=0.5))
+    assert "Only a blend was written (alpha = 0.5), so 100 % is not to be expected." in told(made(MOVES / 2, alpha=0.5))
+    assert "past the other run's (alpha = 2), so shares may well pass 100 %" in told(made(MOVES * 1.37, alpha=2.0))
+    assert "away from the other run's (alpha = -1), so expect" in told(made(-MOVES, alpha=-1.0))
 
 
 def test_agreement_finds_the_worst_cell():
