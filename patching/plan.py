@@ -40,8 +40,11 @@ class Plan:
 
     def __init__(
         self, model, pair, site="resid_post", *, direction="denoising", metric="logit_difference", alpha=1.0,
-        layers=None, heads=None, positions=None,
+        layers=None, heads=None, positions=None, **unknown,
     ):  # fmt: skip
+        if unknown:
+            known = "direction, metric, alpha, layers, heads or positions"
+            raise TypeError(f"there is no choice {next(iter(unknown))!r} here: give {known}")
         if not isinstance(pair, PromptPair):
             raise ValueError(f"a sweep compares the texts of a PromptPair, got {type(pair).__name__}")
         if not isinstance(site, str) or site not in SITES:

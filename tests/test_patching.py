@@ -392,3 +392,9 @@ def test_a_site_is_a_function_and_a_line(monkeypatch):
     assert "half of what each MLP adds" in plot.figure(result).texts[0].get_text()
     assert story.tell(result)
     assert "half of what a MLP adds" in report.page([result], [""], model, "")
+
+
+@pytest.mark.parametrize("call, wrong", [(sweep, "layer"), (sweep_one_by_one, "keep"), (attribute, "keep_logits")])
+def test_a_choice_that_there_is_not_is_named(model, call, wrong):
+    with pytest.raises(TypeError, match=f"no choice '{wrong}' here: give direction, metric, alpha, layers, heads or positions"):
+        call(model, PAIR, **{wrong: True})
