@@ -63,13 +63,13 @@ def softmax_backward(dy, y):
     return dx
 
 
-def attend_backward(dz, q, k, v, block=None):
+def attend_backward(dz, q, k, v, size=None):
     """z = P v with P = softmax(q k^T / sqrt(d_head)). A masked entry of P is 0, so no gradient passes it.
 
     A block of queries at a time, as model.attend_in_blocks. Returns dq, dk, dv [..., n_head, n_seq, d_head].
     """
     dq, dk, dv, root = np.empty_like(q), np.zeros_like(k), np.zeros_like(v), math.sqrt(q.shape[-1])
-    for at, seen in m.query_blocks(q.shape[-2], k.shape[-2], block):
+    for at, seen in m.query_blocks(q.shape[-2], k.shape[-2], size):
         pattern = m.attention_pattern(q[..., at, :], k[..., seen, :])  # [..., n_head, n_q, n_k]
         dv[..., seen, :] += pattern.swapaxes(-1, -2) @ dz[..., at, :]
         dscores = softmax_backward(pattern_backward(dz[..., at, :], v[..., seen, :]), pattern)  # [..., n_head, n_q, n_k]

@@ -1,8 +1,12 @@
-"""The two ways in which a model cannot be had. Both messages say what was wrong and what to do."""
+"""The ways in which a model cannot be had. All messages say what was wrong and what to do."""
 
 
 class CheckpointError(ValueError):
     """A checkpoint, or what was asked of it, cannot be used."""
+
+
+class VocabularyError(ValueError):
+    """A vocabulary's files cannot be used."""
 
 
 class HubError(OSError):

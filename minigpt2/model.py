@@ -141,20 +141,20 @@ def attend(q, k, v):
     return attention_pattern(q, k) @ v  # [..., n_head, n_q, d_head]
 
 
-def attend_in_blocks(q, k, v, block=None):
+def attend_in_blocks(q, k, v, size=None):
     """attend, a block of queries at a time: near half of a long text's pattern is not computed, and no more than a
     block of it is ever held."""
     z = np.empty(q.shape, q.dtype)
-    for at, seen in query_blocks(q.shape[-2], k.shape[-2], block):
+    for at, seen in query_blocks(q.shape[-2], k.shape[-2], size):
         z[..., at, :] = attend(q[..., at, :], k[..., seen, :], v[..., seen, :])
     return z  # [..., n_head, n_q, d_head]
 
 
-def query_blocks(n_q, n_k, block=None):
+def query_blocks(n_q, n_k, size=None):
     """Cut the queries into blocks, each with the keys it reads: those up to its last query, and none behind."""
-    block = block or min(max(n_q // 4, 32), 128)  # large enough for a fast matrix product
-    for start in range(0, n_q, block):
-        stop = min(start + block, n_q)
+    size = size or min(max(n_q // 4, 32), 128)  # large enough for a fast matrix product
+    for start in range(0, n_q, size):
+        stop = min(start + size, n_q)
         yield slice(start, stop), slice(0, stop + n_k - n_q)
 
 

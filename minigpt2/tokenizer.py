@@ -14,6 +14,8 @@ from pathlib import Path
 
 import tiktoken
 
+from .errors import VocabularyError
+
 END_OF_TEXT = "<|endoftext|>"  # GPT-2's only special token: it stands between documents, and no merge makes it
 
 # How GPT-2 cuts text into the words that are then merged separately; a word keeps the one space before it. The
@@ -26,10 +28,6 @@ SURROGATE = re.compile("[\ud800-\udfff]")
 
 # Visible stand-ins. No token of GPT-2 holds one of them (as some do "·" and "→"), and DejaVu Sans can draw them.
 SHOWN = {" ": "␣", "\n": "↵", "\t": "⇥"}
-
-
-class VocabularyError(ValueError):
-    """A vocabulary's files cannot be used; the message says why and what to do."""
 
 
 class Tokenizer:

@@ -241,7 +241,7 @@ def test_attention_backward_in_blocks_is_attention_backward(n_q, n_k, block):
     rng = np.random.default_rng(n_q)
     dz, q = rng.standard_normal((2, 2, 3, n_q, 7))
     k, v = rng.standard_normal((2, 2, 3, n_k, 7))
-    whole = b.attend_backward(dz, q, k, v, block=n_q)
+    whole = b.attend_backward(dz, q, k, v, size=n_q)
     for ours, theirs in zip(b.attend_backward(dz, q, k, v, block), whole, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-13)  # the same sums of ten numbers in another order
 
