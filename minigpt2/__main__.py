@@ -5,7 +5,7 @@ import codecs
 import sys
 import unicodedata
 
-from .terminal import guarded, table
+from .terminal import filled, guarded, table
 
 DESCRIPTION = "Shows what GPT-2 expects next, continues a text, and draws what happens inside."
 EXAMPLES = """examples:
@@ -23,7 +23,7 @@ Without --generate, --tokens or a picture, the table of next tokens is printed.
 
 class Parser(argparse.ArgumentParser):
     def error(self, message):
-        raise ValueError(f"{message} (python -m minigpt2 --help shows how)")
+        self.exit(2, f"error: {message} (python -m minigpt2 --help shows how)\n")
 
 
 def parser():
@@ -42,23 +42,31 @@ def parser():
     g.add_argument("--top-p", type=float, metavar="P", help="draw from the fewest that hold probability P (likewise)")
     g.add_argument("--seed", type=int, metavar="N", help="draw the same text again (likewise)")
     g = p.add_argument_group("pictures (.png, .pdf, .svg)")
-    g.add_argument("--lens", metavar="OUT", help="logit lens: what each layer would predict")
-    g.add_argument(
-        "--attribution", nargs=3, metavar=("PLUS", "MINUS", "OUT"), help="who wrote logit(PLUS) - logit(MINUS)"
-    )
-    g.add_argument("--pattern", nargs=3, metavar=("LAYER", "HEAD", "OUT"), help="where one attention head looks")
+    g.add_argument("--lens", type=filled, metavar="OUT", help="logit lens: what each layer would predict")
+    add, three = g.add_argument, {"type": filled, "nargs": 3}
+    add("--attribution", **three, metavar=("PLUS", "MINUS", "OUT"), help="who wrote logit(PLUS) - logit(MINUS)")
+    add("--pattern", **three, metavar=("LAYER", "HEAD", "OUT"), help="where one attention head looks")
     return p
 
 
-def main(arguments=None):
-    args = parser().parse_args(arguments)
+def parse(arguments):
+    p = parser()
+    args = p.parse_args(arguments)
     sampling = {"--temperature": args.temperature, "--top-k": args.top_k, "--top-p": args.top_p, "--seed": args.seed}
     for option, value in sampling.items():
         if value is not None and args.generate is None:
-            raise ValueError(f"{option} is about how a text is continued: give --generate N as well")
-    pictures = [paths[-1] for paths in ([args.lens], args.attribution, args.pattern) if paths and paths[-1]]
-    if args.pattern:
-        args.pattern[:2] = index(args.pattern[0], "layer"), index(args.pattern[1], "head")
+            p.error(f"{option} is about how a text is continued: give --generate N as well")
+    for i, what in enumerate(("layer", "head")) if args.pattern else ():
+        number = args.pattern[i]
+        if not number.isdecimal():
+            p.error(f"--pattern takes the numbers of a layer and of a head, and {number!r} is no {what}'s")
+        args.pattern[i] = int(number)
+    return args
+
+
+def main(arguments=None):
+    args = parse(arguments)
+    pictures = [paths[-1] for paths in (args.lens and [args.lens], args.attribution, args.pattern) if paths]
     if pictures:
         from .drawing import check_picture
 
@@ -84,12 +92,6 @@ def main(arguments=None):
         draw(run, args)
 
 
-def index(text, what):
-    if not text.isdecimal():
-        raise ValueError(f"--pattern takes the numbers of a layer and of a head, and {text!r} is no {what}'s")
-    return int(text)
-
-
 # Text
 
 
@@ -102,8 +104,7 @@ def print_next(model, resid, top):
 
     logits = model.resume(resid[None], model.config.n_layer)  # [1, n_vocab]
     best, p = likeliest(logits, top)[0], softmax(logits)[0]
-    named = enumerate(zip(best, model.labels(best)), start=1)
-    rows = [(str(i), str(token), label, f"{p[token]:.4f}") for i, (token, label) in named]
+    rows = [(i, token, model.labels([token])[0], f"{p[token]:.4f}") for i, token in enumerate(best.tolist(), start=1)]
     print("\n".join(table(("Position", "Token index", "Token", "Probability"), rows)))
 
 
@@ -122,8 +123,13 @@ def print_continued(model, text, tokens, args):
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     show(text)
     for token in new:
-        show(decoder.decode(model.tokenizer.token_bytes(token)))
+        show(decoder.decode(spelled(model, token)))
     show(decoder.decode(b"", final=True) + "\n")
+
+
+def spelled(model, token):
+    """The bytes of a token; of an id beyond the vocabulary, as padded embeddings have them, its number: <1524>."""
+    return model.tokenizer.token_bytes(token) if token < model.tokenizer.n_vocab else b"<%d>" % token
 
 
 def show(text):

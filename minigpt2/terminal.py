@@ -3,6 +3,7 @@
 Nothing here knows what it shows. The map of a sweep and its progress are patching/terminal.py's.
 """
 
+import argparse
 import os
 import re
 import shutil
@@ -14,6 +15,9 @@ from pathlib import Path
 
 def guarded(main):
     """Run main() and return its exit status (None is 0): an error that a user can cause is a sentence on stderr."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started the command, as by >&-
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 shows "\u2423" rather than failing
@@ -30,6 +34,13 @@ def guarded(main):
     except (ValueError, OSError, FloatingPointError, MemoryError) as error:
         print(f"error: {error}" if str(error) else f"error: {type(error).__name__}", file=sys.stderr)
         return 1
+
+
+def filled(text):
+    """The value of an option, for argparse: any text but the empty one, which an unset variable of a shell leaves."""
+    if not text:
+        raise argparse.ArgumentTypeError("got an empty text; give at least one character, or leave the option out")
+    return text
 
 
 def known_as(name):

@@ -14,13 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
-from minigpt2 import model as m
 from minigpt2 import terminal
 from minigpt2.terminal import known_as
 
 from . import attribute, reading, save, story, sweep, sweep_one_by_one
 from .experiments import EXPERIMENTS
 from .options import check_outputs, parse, picture_path, plan_jobs
+from .plan import Plan
+from .predictions import next_logits, probability, ranked
 from .terminal import Progress, heatmap
 from .words import number, percent
 
@@ -29,18 +30,20 @@ def main():
     args = parse()
     if args.list:
         return show_experiments()
-    jobs = plan_jobs(args)
     check_outputs(args)
     say = (lambda *lines: None) if args.quiet else show  # noqa: E731
 
     from minigpt2.fallback import load_or_bundled
 
     model = load_or_bundled(args.model)
+    jobs = plan_jobs(args, model)
+    for job in jobs:
+        Plan(model, job.pair, job.site, **job.choices)  # what cannot be patched is refused before anything is shown
     say(f"Model: {model!r}" + (f", revision {model.revision[:7]}" if model.revision else ""))
-    results = []
+    results, n = [], 20 if len(args.experiments) == 1 else 5
     for i, job in enumerate(jobs):
         if i == 0 or job.pair != jobs[i - 1].pair:
-            say(*describe(job), *next_token_tables(model, job.pair, 20 if len(args.experiments) == 1 else 5))
+            say(*describe(job, args.unanswered), *next_token_tables(model, job.pair, n))
         results.append(compute(model, job, args))
         say(*report_map(results[-1]))
     titles = [job.title for job in jobs] if len(jobs) > 1 else [""]
@@ -51,7 +54,7 @@ def main():
     views = look_inside(model, jobs[0].pair, args)
     for view in views:
         say(*report_view(view))
-    write(args, results, titles, views, model)
+    write(args, jobs[0].pair, results, titles, views, model)
 
 
 # What to do
@@ -88,26 +91,27 @@ def show_experiments():
              f"    answers: {pair.answers[0]!r} (clean), {pair.answers[1]!r} (corrupted)", "")  # fmt: skip
 
 
-def describe(job):
+def describe(job, unanswered=False):
     heading = f"Experiment {job.name}" + (f": {EXPERIMENTS[job.name].question}" if job.name in EXPERIMENTS else "")
     n, texts = terminal.columns(), zip(("clean", "corrupted"), (job.pair.clean, job.pair.corrupted), job.pair.answers)
-    lines = [f"{name:>9}: {text!r}, then {answer!r}" for name, text, answer in texts]
+    lines = [f"{name:>9}: {text!r}, answer {answer!r}" for name, text, answer in texts]
     return [
         "",
         *terminal.wrapped(heading, n),
         *(part for line in lines for part in terminal.wrapped(line, n, " " * 11)),
+        *(terminal.wrapped("(Without --answers, these are the likeliest next token of each text.)", n) * unanswered),
     ]
 
 
 def next_token_tables(model, pair, n):
-    """The n likeliest next tokens of both texts, as lines."""
+    """The n likeliest next tokens of both texts, and the answers wherever they rank, as lines."""
     tokens = pair.tokens(model)
     blocks = []
-    for name, run in zip(("clean", "corrupted"), model.run_batch([tokens.clean, tokens.corrupted])):
-        logits = model.resume(run.resid_post[-1, -1:], model.config.n_layer)[0]  # [n_vocab]
-        p = m.softmax(logits.astype(np.float64))
-        top = np.argsort(-p, kind="stable")[:n]
-        rows = [(i, t, model.tokenizer.visible(t), f"{p[t]:.4f}") for i, t in enumerate(map(int, top), start=1)]
+    for name, logits in zip(("clean", "corrupted"), next_logits(model, tokens)):
+        rows = [
+            (rank, token, model.labels([token])[0], f"{p:.4f}" if rank <= n else probability(p))
+            for rank, token, p in ranked(logits, n, tokens.answers)
+        ]
         head = ["Position", "Token index", "Token", "Probability"]
         blocks.append(
             [f"Next token after the {name} text ({known_as(model.name)})", *terminal.table(head, rows, most=20)]
@@ -117,7 +121,7 @@ def next_token_tables(model, pair, n):
 
 def report_map(result):
     """The map, its largest cells and the conclusions, as lines."""
-    from .panels import column_labels, panels, row_labels
+    from .panels import column_labels, n_maps, panels, row_labels
 
     n, colour = terminal.columns(), terminal.in_colour()
     gap = reading.gap(result)
@@ -132,7 +136,8 @@ def report_map(result):
         rows = [label.split(" ")[0] for label in row_labels(panel)]
         lines += heatmap(panel.values, result.base_value, gap, rows, names, n, colour)
     if len(maps) > 3:
-        lines += ["", f"(the 3 maps with the largest cells of {len(maps)}; the picture has more)"]
+        cut = f"(the 3 of {n_maps(result)} heads with the largest changes; the picture has {len(maps)})"
+        lines += ["", *terminal.wrapped(cut, n)]
     if maps[0].axes[1] in ("position", "source"):
         tokens = " | ".join(label.replace(" ", "\0") for label in column_labels(maps[0]))  # no break inside a label
         lines += ["", *(line.replace("\0", " ") for line in terminal.wrapped(f"positions: {tokens}", n, "  "))]
@@ -182,11 +187,11 @@ def agreement(exact, estimate):
 # What to keep
 
 
-def write(args, results, titles, views, model):
+def write(args, pair, results, titles, views, model):
     from . import plot
 
-    path, command = args.out or picture_path(args, model), shlex.join(["python", "-m", "patching.demo", *sys.argv[1:]])
-    path = Path(path)
+    path = Path(args.out or picture_path(args, pair, results[0]))
+    command = shlex.join(["python", "-m", "patching.demo", *sys.argv[1:]])
     pictures = {path: plot.compared(*results) if args.attribution else plot.figure(results, titles)}
     for view in views:
         for name, fig in zip(("clean", "corrupted"), view.figures()):
@@ -197,11 +202,11 @@ def write(args, results, titles, views, model):
     if args.save:
         stem = path.with_suffix("")
         for result, title in zip(results, titles):
-            files.append(save.save(result, f"{stem}_{title}" if title else stem, command))
+            files += save.paths(save.save(result, f"{stem}_{title}" if title else stem, command))
     if args.report:
         from . import report
 
-        report.write(args.report, results, titles, model=model, command=command)
+        report.write(args.report, results, titles, model=model, command=command, views=views)
         files.append(args.report)
     show(*([] if args.quiet else [""]), *(str(file) if args.quiet else f"Written: {file}" for file in files))
 

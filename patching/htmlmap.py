@@ -34,8 +34,6 @@ class Grid:
 
     def __init__(self, panel, most):
         self.panel, (self.down, self.across) = panel, panel.axes
-        held = [axis for axis in panel.result.axes if axis not in panel.axes]  # one head, or one head of one layer
-        self.held = dict(zip(held, map(int, re.findall(r"\d+", panel.title))))
         change = np.nan_to_num(np.abs(panel.values - panel.result.base_value))
         n_rows = min(len(panel.rows), max(math.isqrt(most), most // change.shape[1]))
         self.rows = strongest(panel.rows, change.max(axis=1), n_rows)
@@ -43,12 +41,12 @@ class Grid:
 
     def values(self, result):
         """The values [n_rows, n_columns] of a result with the panel's axes, the panel's own or its estimate."""
-        chosen = {axis: [i] for axis, i in self.held.items()} | {self.down: self.rows, self.across: self.columns}
+        chosen = {axis: [i] for axis, i in self.panel.held.items()} | {self.down: self.rows, self.across: self.columns}
         index = np.ix_(*([indices.index(i) for i in chosen[axis]] for axis, indices in result.axes.items()))
         return result.values[index].reshape(len(self.rows), -1)
 
     def place(self, row, column):
-        return self.held | {self.down: self.rows[row]} | ({self.across: self.columns[column]} if self.across else {})
+        return self.panel.held | {self.down: self.rows[row]} | ({self.across: self.columns[column]} if self.across else {})
 
     def left_out(self):
         pairs = ((self.down, self.rows, self.panel.rows), (self.across, self.columns, self.panel.columns))

@@ -1,16 +1,19 @@
 """What the demo can be asked for: its options, the maps that they mean, and the files that it will write."""
 
 import argparse
-import importlib.util
+import hashlib
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from minigpt2.terminal import filled
 from minigpt2.writing import check_writable
 
 from . import METRICS, SITES
 from .experiments import EXPERIMENTS
+from .predictions import next_logits
 from .prompts import PromptPair
 
 OVERVIEW = ("resid_post", "attn_out", "mlp_out")
@@ -41,6 +44,18 @@ class Job(NamedTuple):
 
 
 def parse():
+    parser = make_parser()
+    args = parser.parse_args()
+    args.experiments = list(EXPERIMENTS) if args.experiment == "all" else [args.experiment]
+    args.own_text = args.clean is not None or args.corrupted is not None or args.answers is not None
+    args.unanswered = args.clean is not None and args.corrupted is not None and args.answers is None
+    args.sites = OVERVIEW if args.site == "overview" else ["z"] if args.site == "heads" else [args.site]
+    for fault in faults(args):
+        parser.error(fault)
+    return args
+
+
+def make_parser():
     parser = argparse.ArgumentParser(
         prog="python -m patching.demo", epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Activation patching in GPT-2: where, layer by layer, are two texts told apart?",
@@ -48,9 +63,11 @@ def parse():
     add = parser.add_argument_group("the question").add_argument
     add("--experiment", default="surname", choices=[*EXPERIMENTS, "all"], metavar="NAME", help="see --list; or all")
     add("--list", action="store_true", help="list the experiments and stop")
-    add("--clean", metavar="TEXT", help="a text of your own instead of the experiment's")
-    add("--corrupted", metavar="TEXT", help="the text that differs from it, in as many tokens")
-    add("--answers", nargs=2, metavar=("CLEAN", "CORRUPTED"), help='one token each, as " Jones" " Smith"')
+    text = {"type": filled, "metavar": "TEXT"}
+    add("--clean", **text, help="a text of your own instead of the experiment's")
+    add("--corrupted", **text, help="the text that differs from it, in as many tokens")
+    answers = 'one token each, as " Jones" " Smith" (of two texts of your own: the likeliest next token of each)'
+    add("--answers", type=filled, nargs=2, metavar=("CLEAN", "CORRUPTED"), help=answers)
     add("--bos", action="store_true", help="put <|endoftext|> in front of both texts")
     add("--model", metavar="NAME_OR_FOLDER", help="gpt2 (the default), gpt2-medium, a folder, bundled, ...")
     add = parser.add_argument_group("the patches").add_argument
@@ -59,7 +76,7 @@ def parse():
     directions = ["denoising", "noising"]
     add("--direction", default="denoising", choices=directions, help="clean into corrupted, or the other way")
     add("--metric", default="logit_difference", choices=METRICS, metavar="METRIC", help=f"one of {', '.join(METRICS)}")
-    add("--alpha", type=float, default=1.0, help="how much is written: 1 the whole vector, 0 none of it")
+    add("--alpha", type=finite, default=1.0, help="how much is written: 1 the whole vector, 0 none of it")
     add("--positions", type=positions, metavar="LIST", help='as 0,3-5; or "all": every position at once')
     add("--layers", type=numbers, metavar="LIST", help="as 0,3-5 (default: every layer)")
     add("--heads", type=numbers, metavar="LIST", help="as 0,3-5 (default: every head)")
@@ -69,22 +86,27 @@ def parse():
     add("--lens", action="store_true", help="logit lens: what each layer would predict if it were the last")
     add("--direct-attribution", action="store_true", help="which heads and MLPs write the answer to the end")
     add = parser.add_argument_group("the results").add_argument
-    add("--out", metavar="FILE", help="a .png, .pdf or .svg (default: figures/EXPERIMENT_SITE_MODEL.png)")
+    add("--out", type=filled, metavar="FILE", help="a .png, .pdf, .svg (default: figures/EXPERIMENT_SITE_MODEL.png)")
     add("--save", action="store_true", help="keep the numbers beside the picture: .npz, .json, .csv")
-    add("--report", metavar="FILE.html", help="write everything as one HTML page")
+    add("--report", type=filled, metavar="FILE.html", help="write everything as one HTML page")
     add("--quiet", action="store_true", help="print only the names of the files that were written")
-    args = parser.parse_args()
-    args.experiments = list(EXPERIMENTS) if args.experiment == "all" else [args.experiment]
-    args.own_text = args.clean is not None or args.corrupted is not None or args.answers is not None
+    return parser
+
+
+def faults(args):
+    """What is wrong with the options together, as sentences."""
     if args.experiment == "all" and (args.own_text or args.site == "overview"):
-        parser.error("--experiment all draws one map for each experiment: leave out texts, answers and --site overview")
+        yield "--experiment all draws one map for each experiment: leave out texts, answers and --site overview"
     if args.experiment == "all" and (args.lens or args.direct_attribution):
-        parser.error("--lens and --direct-attribution look at the two runs of one experiment: choose one")
+        yield "--lens and --direct-attribution look at the two runs of one experiment: choose one"
     if args.attribution and (args.experiment == "all" or args.site == "overview"):
-        parser.error("--attribution stands beside one exact map: choose one experiment and one site")
+        yield "--attribution stands beside one exact map: choose one experiment and one site"
     if args.site == "heads" and args.positions:
-        parser.error("--site heads patches all positions at once: leave out --positions, or choose --site z")
-    return args
+        yield "--site heads patches all positions at once: leave out --positions, or choose --site z"
+    if args.site == "pattern_entry" and args.positions == "all":
+        yield "--site pattern_entry patches single entries: --positions all is --site pattern"
+    if args.heads and not any("head" in SITES[site].axes for site in args.sites):
+        yield f"{args.site} has no heads to choose from: leave out --heads, or patch z, q, k, v or pattern"
 
 
 def numbers(text):
@@ -102,22 +124,46 @@ def positions(text):
     return "all" if text == "all" else numbers(text)
 
 
-def plan_jobs(args):
+def finite(text):
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r:.40} is no finite number (1 writes the whole vector, 0 none of it)")
+    return value
+
+
+def plan_jobs(args, model):
     """The maps that the options ask for, list[Job]."""
     choices = {name: getattr(args, name) for name in ("direction", "metric", "alpha", "positions", "layers", "heads")}
-    sites = OVERVIEW if args.site == "overview" else [args.site]
     if args.site == "heads":
-        sites, choices["positions"] = ["z"], "all"
+        choices["positions"] = "all"
     given = {"clean": args.clean, "corrupted": args.corrupted, "answers": args.answers and tuple(args.answers)}
     changes = {name: value for name, value in given.items() if value is not None} | {"bos": args.bos}
+    if args.unanswered:
+        changes["answers"] = likeliest_answers(model, args)
     return [
         Job(
             name if len(args.experiments) > 1 else site, "custom" if args.own_text else name,
             replace(EXPERIMENTS[name].pair, **changes), site, choices,
         )
         for name in args.experiments
-        for site in sites
+        for site in args.sites
     ]  # fmt: skip
+
+
+def likeliest_answers(model, args):
+    """The likeliest next token of each text, as text: the answers of two texts that came without."""
+    tokens = PromptPair(args.clean, args.corrupted, ("0", "1"), args.bos).tokens(model)  # "0" and "1" are not looked at
+    ids = [int(logits.argmax()) for logits in next_logits(model, tokens)]
+    (clean, corrupted), ask = (model.labels([token])[0] for token in ids), "say with --answers which two to compare"
+    if clean == corrupted:
+        raise ValueError(f"the likeliest next token is {clean} after both texts: {ask}")
+    texts = tuple(model.decode([token]) if token < model.tokenizer.n_vocab else "" for token in ids)
+    if [model.encode(text) for text in texts] != [[token] for token in ids]:
+        raise ValueError(f"the likeliest next tokens, {clean} and {corrupted}, are not both texts by themselves: {ask}")
+    return texts
 
 
 def check_outputs(args):
@@ -126,20 +172,32 @@ def check_outputs(args):
 
     check_picture(args.out or Path("figures", "picture.png"))
     if args.report:
-        if importlib.util.find_spec("patching.report") is None:
-            raise ValueError("--report is not part of this version: leave it out")
+        if Path(args.report).suffix.lower() not in (".html", ".htm"):
+            raise ValueError(f"cannot write {args.report}: a report's name ends in .html or .htm")
         check_writable(args.report)
 
 
-def picture_path(args, model):
+def picture_path(args, pair, result):
     """figures/EXPERIMENT_SITE_MODEL.png, with every choice that is not the default in the name."""
-    experiment = "custom" if args.own_text else args.experiment
+    experiment = question_name(pair, result) if args.own_text else args.experiment
     choices = [args.site, *([args.direction] if args.direction != "denoising" else [])]
     choices += [args.metric] if args.metric != "logit_difference" else []
     choices += [f"alpha{args.alpha:g}"] if args.alpha != 1 else []
     for axis in ("layers", "heads", "positions"):
         if chosen := getattr(args, axis):
-            choices.append(axis + ("-all" if chosen == "all" else ",".join(map(str, chosen)))[:40])
+            listed = "-all" if chosen == "all" else ",".join(map(str, chosen))
+            choices.append(axis + (listed if len(listed) <= 40 else f"{listed[:32]}-{digest(listed)}"))
     choices += ["attribution"] * args.attribution + ["bos"] * args.bos
-    model_name = re.sub(r"[^\w.-]+", "-", Path(model.name).name or "model")
+    model_name = re.sub(r"[^\w.-]+", "-", Path(result.model).name or "model")
     return Path("figures", "_".join([experiment, *choices, model_name]) + ".png")
+
+
+def question_name(pair, result):
+    """ "custom-France-Italy-3f9a1c2": the first changed tokens to read, and what tells every two questions apart."""
+    first = result.tokens.first_difference
+    words = [re.sub(r"\W", "", labels[first])[:20] for labels in (result.clean_labels, result.corrupted_labels)]
+    return "-".join(["custom", *filter(None, words), digest(repr((pair.clean, pair.corrupted, pair.answers)))])
+
+
+def digest(text):
+    return hashlib.sha256(text.encode()).hexdigest()[:7]

@@ -4,6 +4,7 @@ plot.py draws them; the terminal shows the same maps. Nothing here needs matplot
 """
 
 import math
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +24,7 @@ class Panel(NamedTuple):
     columns: list  # empty for a single column
     axes: tuple  # (row axis, column axis or None)
     title: str
+    held: dict  # the index of each axis of the result that is neither: {"head": 3}
 
 
 def panels(result, title=""):
@@ -32,28 +34,37 @@ def panels(result, title=""):
     """
     order = np.ix_(*(np.argsort(chosen) for chosen in result.axes.values()))
     values, axes = result.values[order], {axis: sorted(chosen) for axis, chosen in result.axes.items()}
-    names = tuple(axes)
-    if len(names) == 1:
-        return [Panel(result, values[:, None], axes[names[0]], [], (names[0], None), title)]
-    if len(names) == 2:
-        return [Panel(result, values, *axes.values(), names, title)]
-    if len(names) == 3:
-        found = [((head,), values[:, i], names[0], names[2]) for i, head in enumerate(axes["head"])]
-        label = "head {}"
-    else:
-        found = [
-            ((layer, head), values[i, j], names[2], names[3])
-            for i, layer in enumerate(axes["layer"])
-            for j, head in enumerate(axes["head"])
-        ]
-        label = "head {}.{}"
-    size = [np.abs(part - result.base_value).max() for _, part, _, _ in found]
-    kept = sorted(np.argsort(size, kind="stable")[::-1][:MOST_PANELS])
-    prefix = f"{title}, " if title else ""
+    names, held = tuple(axes), held_axes(result)
+    if not held:
+        columns = axes[names[1]] if len(names) > 1 else []
+        return [Panel(result, values.reshape(len(values), -1), axes[names[0]], columns, (*names, None)[:2], title, {})]
+    down, across = (name for name in names if name not in held)
+    places = list(product(*(axes[axis] for axis in held)))
+    parts = np.moveaxis(values, [names.index(axis) for axis in held], range(len(held)))
+    parts = parts.reshape(len(places), len(axes[down]), len(axes[across]))
+    kept = sorted(np.argsort(np.abs(parts - result.base_value).max((1, 2)), kind="stable")[::-1][:MOST_PANELS])
+    titles = [", ".join(filter(None, (title, "head " + ".".join(map(str, place))))) for place in places]
     return [
-        Panel(result, part, axes[down], axes[across], (down, across), prefix + label.format(*which))
-        for which, part, down, across in (found[i] for i in kept)
+        Panel(result, parts[i], axes[down], axes[across], (down, across), titles[i], dict(zip(held, places[i])))
+        for i in kept
     ]
+
+
+def held_axes(result):
+    """The axes of a result that have no room in a map, each of which holds one index of them."""
+    names = tuple(result.axes)
+    return {3: names[1:2], 4: names[:2]}.get(len(names), ())
+
+
+def n_maps(result):
+    """How many maps a result would make if none were left out."""
+    return math.prod(len(result.axes[axis]) for axis in held_axes(result))
+
+
+def cut_words(result):
+    """ "the 12 of 24 heads with the largest changes" where panels() leaves maps out, else ""."""
+    n = n_maps(result)
+    return f"the {MOST_PANELS} of {n} heads with the largest changes" if n > MOST_PANELS else ""
 
 
 # The scale

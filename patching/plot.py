@@ -18,10 +18,20 @@ from matplotlib.patches import Rectangle
 
 from minigpt2 import drawing
 from minigpt2.drawing import SIGNED, check_picture, drawable, write
-from minigpt2.terminal import guarded, known_as, wrapped
+from minigpt2.terminal import filled, guarded, known_as, wrapped
 
 from . import save
-from .panels import column_labels, common_scale, layout, own_titles, panels, row_labels, runs_of, shown_range
+from .panels import (
+    column_labels,
+    common_scale,
+    cut_words,
+    layout,
+    own_titles,
+    panels,
+    row_labels,
+    runs_of,
+    shown_range,
+)
 from .reading import agreement, differing
 from .sites import SITES
 
@@ -51,7 +61,7 @@ def colour_bar(fig, axes, mesh, scale, results, shrink):
 def figure(results, titles=None, mark=None, note=""):
     """Draw results as one Figure with one scale, with a title for each where there are several.
 
-    mark is the index of a cell to outline in every map; note is a line below the heading.
+    mark is the place of a cell to outline, {"layer": 2, "position": 1}; note is a line below the heading.
     """
     results = list(results) if isinstance(results, (list, tuple)) else [results]
     titles = titles or ([""] if len(results) == 1 else own_titles(results))
@@ -96,7 +106,7 @@ def compared(exact, estimate):
     alike = f"correlation {correlation:.3f}" if np.isfinite(correlation) else "no correlation, as one map does not vary"
     numbers = f"exact {exact.values[worst]:.2f}, estimate {estimate.values[worst]:.2f}"
     note = f"{alike}; they differ most at {where}: {numbers}"
-    return figure([exact, estimate], ["exact (patched)", "estimate (attribution)"], worst, note)
+    return figure([exact, estimate], ["exact (patched)", "estimate (attribution)"], place, note)
 
 
 def heading(results, note=""):
@@ -117,6 +127,7 @@ def heading(results, note=""):
         f"{', '.join(map(known_as, models))}, {r.direction}: {way}{blend}",
         f"clean {r.clean_value:.2f}, corrupted {r.corrupted_value:.2f}" if same else "",
         note,
+        *(f"shown: {words}" for words in dict.fromkeys(map(cut_words, results)) if words),
     ]
     return [line for line in lines if line]
 
@@ -160,12 +171,11 @@ def write_numbers(ax, values, scale, mesh):
             ax.text(column, row, text, ha="center", va="center", fontsize=7, color=ink)
 
 
-def outline(ax, panel, mark):
-    """Frame the cell with this index in the result's values."""
-    chosen = panel.result.axes
-    row, column = (
-        shown.index(chosen[axis][i]) for shown, axis, i in zip((panel.rows, panel.columns), panel.axes, mark)
-    )
+def outline(ax, panel, place):
+    """Frame the cell at this place, if it is in this map."""
+    if not panel.held.items() <= place.items():
+        return
+    row, column = (shown.index(place[axis]) for shown, axis in zip((panel.rows, panel.columns), panel.axes))
     ax.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor="black", linewidth=1.8, zorder=5))
 
 
@@ -182,14 +192,23 @@ def draw_bars(ax, panel, scale, results):
     lo, hi = shown_range(scale, results)
     ax.set_xlim(lo - 0.03 * scale.half, hi)
     if not scale.shifted:
-        for name, value in (("clean", panel.result.clean_value), ("corrupted", panel.result.corrupted_value)):
-            if ax.get_xlim()[0] <= value <= ax.get_xlim()[1]:
-                ax.axvline(value, color="black", linewidth=0.8, linestyle=":")
-                ax.annotate(
-                    name, (value, 0), (2, 3), ("data", "axes fraction"), "offset points", fontsize=7, rotation=90
-                )
+        name_runs(ax, panel.result)
     ax.tick_params(labelsize=8)
     ax.set_xlabel(drawable(scale.unit), fontsize=9)
+
+
+def name_runs(ax, result):
+    """Name the values of both runs above the bars; where the two are close, the names lead away from each other."""
+    lo, hi = ax.get_xlim()
+    runs = [(result.clean_value, "clean"), (result.corrupted_value, "corrupted")]
+    runs = sorted((value, name) for value, name in runs if lo <= value <= hi)
+    close = len(runs) == 2 and runs[1][0] - runs[0][0] < 0.3 * (hi - lo)
+    top = ax.secondary_xaxis("top")  # ticks, so that a title goes above them
+    top.set_xticks([value for value, _ in runs], [name for _, name in runs], fontsize=7)
+    top.tick_params(length=0, pad=1)
+    for (value, _), text, side in zip(runs, top.get_xticklabels(), ("right", "left")):
+        text.set_horizontalalignment(side if close else "center")
+        ax.axvline(value, color="black", linewidth=0.8, linestyle=":")
 
 
 # Saved results
@@ -200,7 +219,7 @@ def main():
         prog="python -m patching.plot", description="Draw saved results again, on one scale."
     )
     parser.add_argument("files", nargs="+", metavar="FILE.npz", help="what python -m patching.demo --save has written")
-    parser.add_argument("--out", metavar="FILE", help="a .png, .pdf or .svg (default: the first file's name with .png)")
+    parser.add_argument("--out", type=filled, metavar="FILE", help="a .png, .pdf or .svg (default: the first file's name with .png)")
     args = parser.parse_args()
     out = args.out or str(save.paths(args.files[0])[0].with_suffix(".png"))
     check_picture(out)

@@ -1,9 +1,10 @@
 """A report to keep: results as one HTML page that needs nothing else, neither network nor script.
 
-In order: the two texts, the maps (htmlmap.py), what they mean, the likeliest next tokens, and how to make it again. The
-style is report.css. report.js only makes the maps pleasant: it shows what a cell says while the pointer or the keyboard
-is on it. A page's Content-Security-Policy names the hashes of these two and allows nothing else, and all that came from
-a text or a token passes shown(). What is too large for a page is cut and says so; the whole result is what --save keeps.
+In order: the two texts, the maps (htmlmap.py), what they mean, the likeliest next tokens and the views of both runs from
+inside (htmltables.py), and how to make it again. The style is report.css. report.js only makes the maps pleasant: it
+shows what a cell says while the pointer or the keyboard is on it. A page's Content-Security-Policy names the hashes of
+these two and allows nothing else, and all that came from a text or a token passes shown(). What is too large for a page
+is cut and says so; the whole result is what --save keeps.
 """
 
 import base64
@@ -15,28 +16,27 @@ from itertools import groupby
 
 import numpy as np
 
-from minigpt2.lens import likeliest
-from minigpt2.model import softmax
 from minigpt2.terminal import known_as
 from minigpt2.writing import replacing
 
 from . import htmlmap, reading, save
 from .htmlmap import shown
-from .panels import common_scale, panels
+from .htmltables import inside, next_tokens
+from .panels import common_scale, cut_words, panels
 from .sites import SITES
 from .story import tell
 from .words import ranges
 
-MOST_CELLS, MOST_TOKENS, TOP = 3000, 300, 20  # of a page, of a text, of a table
+MOST_CELLS, MOST_TOKENS = 3000, 300  # of a page, of a text
 
 
-def write(path, results, titles, *, model, command):
+def write(path, results, titles, *, model, command, views=()):
     """Write results, with a title for each where there are several, as one HTML file, in one move.
 
     A sweep and its attribution, in this order, stand side by side. model is what made the results; command is what a
-    reader types to make them again. Raises OSError where the file cannot be written.
+    reader types to make them again; views are inside.py's. Raises OSError where the file cannot be written.
     """
-    text = page(results, titles, model, command)
+    text = page(results, titles, model, command, views)
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
@@ -44,7 +44,7 @@ def write(path, results, titles, *, model, command):
 # The page
 
 
-def page(results, titles, model, command):
+def page(results, titles, model, command, views):
     scale, most = common_scale([finite(r) for r in results]), MOST_CELLS // len(results)
     pairs = [list(group) for _, group in groupby(zip(results, titles), key=lambda entry: entry[0].tokens)]
     level, lines = 2 + (len(pairs) > 1), []
@@ -53,7 +53,7 @@ def page(results, titles, model, command):
         lines += ["<section>", *([f"<h2>{shown(names[0])}</h2>"] if len(pairs) > 1 else [])]
         lines += [*texts(some[0], level), *maps(some, names, scale, most * len(some), level)]
         lines += [*next_tokens(some[0], model, level), "</section>"]
-    body = "\n".join([*lines, *reproduction(results, model, command)])
+    body = "\n".join([*lines, *inside(views), *reproduction(results, model, command)])
     style, script = "\n".join([asset("report.css"), *htmlmap.rules(body)]), asset("report.js")
     policy = f"default-src 'none'; style-src '{digest(style)}'; script-src '{digest(script)}'; img-src data:"
     sites = ", ".join(dict.fromkeys(r.site for r in results))
@@ -126,36 +126,11 @@ def texts(result, level):
             gap, tag = "… " * (pos > 0 and pos - 1 not in near), "mark" if pos in changed else "span"
             token = f'<bdi title="{shown(labels[pos])}, token {ids[pos]}">{shown(htmlmap.cut(labels[pos]))}</bdi>'
             lines.append(f"{gap}<{tag}>{token}<sub>{pos}</sub></{tag}>")
-        lines.append(f"{'…' * (n - 1 not in near)}</p><p>Its answer is <b><bdi>{shown(result.answer_labels[i])}</bdi></b>.")
+        lines.append(f"{'…' * (n - 1 not in near)}</p><p>The answer set against it is <b><bdi>{shown(result.answer_labels[i])}</bdi></b>.")
         lines.append(f"<bdi>{shown(result.unit)}</bdi> is <b>{value:.4g}</b>.</p></dd>")
     some = f" Of the {n} tokens, the {len(near)} nearest to a change are shown." if len(near) < n else ""
     lines.append("</dl>")
     return [*lines, f'<p class="note">Marked are the tokens that differ; below each token is its position.{some}</p>']
-
-
-def next_tokens(result, model, level):
-    """The likeliest next tokens of both texts side by side, with the answers, wherever they rank."""
-    lines = [f"<h{level}>The next token, before any patch</h{level}>", '<div class="tables">']
-    answers = result.tokens.answers
-    for name, run in zip(("clean", "corrupted"), model.run_batch([result.tokens.clean, result.tokens.corrupted])):
-        logits = model.resume(run.resid_post[-1, -1:], model.config.n_layer).astype(np.float64)  # [1, n_vocab]
-        top, p = likeliest(logits, min(TOP, logits.size))[0].tolist(), softmax(logits)[0]
-        lines.append(f'<table class="next"><caption>After the <b>{name}</b> text</caption><thead><tr>')
-        lines.append("".join(f'<th scope="col">{head}</th>' for head in ("Rank", "Token", "Id", "Probability")))
-        lines.append("</tr></thead><tbody>")
-        for token in [*top, *(answer for answer in answers if answer not in top)]:
-            rank = 1 + (top.index(token) if token in top else int((logits > logits[0, token]).sum()))
-            kind = ' class="answer"' if token in answers else ""
-            which = f" <i>{('clean', 'corrupted')[answers.index(token)]} answer</i>" if kind else ""
-            bar = f'<svg viewBox="0 0 100 1" preserveAspectRatio="none" aria-hidden="true"><rect width="{100 * p[token]:.2f}" height="1"/></svg>'
-            lines.append(f"<tr{kind}><td>{rank}</td><td><bdi>{shown(model.labels([token])[0])}</bdi>{which}</td>")
-            lines.append(f"<td>{token}</td><td>{probability(p[token])}{bar}</td></tr>")
-        lines.append("</tbody></table>")
-    return [*lines, "</div>"]
-
-
-def probability(p):
-    return f"{p:.4f}" if p >= 5e-5 else f"{p:.1e}"
 
 
 # What came out
@@ -176,7 +151,10 @@ def maps(results, names, scale, most, level):
             figures.append(htmlmap.table(grid, result, results if twins else [result], scale, title, worst))
     kind = " twins" * twins + " many" * (len(figures) > 2)
     lines = [f'<div class="finding"><div class="maps"><h{level}>The map{"s" * (len(figures) > 1)}</h{level}>']
-    lines += [*htmlmap.legend([finite(r) for r in results], scale), f'<div class="panels{kind}">', *figures]
+    lines += htmlmap.legend([finite(r) for r in results], scale)
+    if cut := cut_words(results[0]):
+        lines.append(f'<p class="note">Shown are {cut}; --save keeps all.</p>')
+    lines += [f'<div class="panels{kind}">', *figures]
     lines += [f'</div></div><div class="meaning"><h{level}>What it means</h{level}><div class="told">']
     for i, (result, name) in enumerate(zip(results, names)):
         told = ["<ul>", *(f"<li>{shown(text).replace(' %', '&nbsp;%')}</li>" for text in tell(result)), "</ul>"]

@@ -115,8 +115,9 @@ def versions():
 
 def load(path):
     """Read a Result from a .npz that save() wrote. Raises ValueError for a file that is not one, OSError for none."""
-    with open(path, "rb") as opened:
+    with open_file(path) as opened:
         try:
+            check_zip(path, opened)
             with np.load(opened, allow_pickle=False) as file:
                 check_size(sum(member.file_size for member in file.zip.infolist()), os.fstat(opened.fileno()).st_size)
                 about = json.loads(str(file["about"][()]))
@@ -133,6 +134,22 @@ def load(path):
     tokens = fields["tokens"]
     fields["tokens"] = PairTokens(*(tuple(tokens[name]) for name in PairTokens._fields[:3]), tokens["first_difference"])
     return Result(**fields, **arrays)
+
+
+def open_file(path):
+    try:
+        return open(path, "rb")
+    except OSError as error:
+        raise OSError(f"cannot read {path}: {error.strerror}; python -m patching.demo --save writes results") from None
+
+
+def check_zip(path, opened):
+    """Raise ValueError for what is no .npz, which NumPy would take for a pickle."""
+    start = opened.read(2)
+    opened.seek(0)
+    if start != b"PK":
+        beside = f"; {paths(path)[0]} beside it is" if Path(path).suffix in (".json", ".csv") else ""
+        raise ValueError(f"it is no .npz{beside}")
 
 
 def check_size(unpacked, packed):

@@ -11,12 +11,14 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from models import random_weights
 from vocabulary import genuine_vocabulary
 
+import minigpt2.__main__ as command
 from minigpt2 import GPT2, Config
 from minigpt2.lens import direct_logit_attribution
 from minigpt2.weights import save_folder
@@ -56,18 +58,21 @@ def test_the_whole_demo(folder, tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     out = done.stdout
     assert out.count("Position  Token index  Token") == 2
-    tables = re.findall(r"^ +(\d+) +(\d+)  (\S+) +(0\.\d{4})$", out, re.M)
-    assert [int(row[0]) for row in tables] == [*range(1, 21), *range(1, 21)]
+    tables = re.findall(r"^ +(\d+) +(\d+)  (\S+) +(\d\.\d+(?:e-\d+)?)$", out, re.M)
+    assert len(tables) == 44 and [int(row[0]) for row in tables[:20] + tables[22:42]] == [*range(1, 21)] * 2
 
     model = GPT2.from_pretrained(folder)
-    logits = model.run(model.encode(experiments.CLEAN)).logits[-1].astype(float)
-    top = np.argsort(-logits)[:20]
-    p = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
-    assert [int(row[1]) for row in tables[:20]] == top.tolist()
-    assert [row[2] for row in tables[:20]] == model.tokenizer.visible_tokens(top)
-    assert all(abs(float(row[3]) - p[token]) < 1e-4 for row, token in zip(tables, top))
-
     result = sweep(model, experiments.EXPERIMENTS["surname"].pair)
+    for rows, text in zip((tables[:22], tables[22:]), result.tokens[:2]):
+        logits = model.run(text).logits[-1].astype(float)
+        order = np.argsort(-logits)
+        p = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+        assert [int(row[1]) for row in rows[:20]] == order[:20].tolist()
+        assert {int(row[1]) for row in rows[20:]} == set(result.tokens.answers)  # which are none of the likeliest here
+        for rank, token, label, chance in rows:
+            assert order[int(rank) - 1] == int(token) and label == model.tokenizer.visible(int(token))
+            assert abs(float(chance) - p[int(token)]) < (1e-4 if int(rank) <= 20 else 0.06 * p[int(token)])
+
     assert f"clean {result.clean_value:.2f}, corrupted {result.corrupted_value:.2f}" in " ".join(out.split())
     rows = re.findall(r"^ +(\d)((?: +-?\d+\.\d\d){11})$", out, re.M)
     assert np.allclose(np.array([row[1].split() for row in rows], float), result.values, atol=0.006)
@@ -81,7 +86,7 @@ def test_the_whole_demo(folder, tmp_path):
 
 def test_quiet_prints_the_files_alone(folder, tmp_path):
     done = run("--model", folder, "--quiet", "--save", "--out", "x.svg", "--experiment", "first-name", cwd=tmp_path)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "x.svg\nx.npz\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "x.svg\nx.npz\nx.json\nx.csv\n", "")
     result = save.load(tmp_path / "x.npz")
     assert np.array_equal(
         result.values, sweep(GPT2.from_pretrained(folder), experiments.EXPERIMENTS["first-name"].pair).values
@@ -107,7 +112,7 @@ def test_quiet_prints_the_files_alone(folder, tmp_path):
         (["--one-by-one", "--positions", "1,9-10", "--alpha", "0.5", "--bos"],
          ["surname_resid_post_alpha0.5_positions1,9,10_bos_tiny.png"]),
         (["--site", "mlp_out", "--positions", "all"], ["surname_mlp_out_positions-all_tiny.png"]),
-        (["--clean", "a b", "--corrupted", "a c", "--answers", " d", " e"], ["custom_resid_post_tiny.png"]),
+        (["--clean", "a b", "--corrupted", "a c", "--answers", " d", " e"], ["custom-b-c-a1abd32_resid_post_tiny.png"]),
     ],
 )  # fmt: skip
 def test_every_kind_of_map(folder, tmp_path, monkeypatch, capsys, args, files):
@@ -153,6 +158,13 @@ def test_looking_inside_shows_both_runs(folder, tmp_path):
     assert len(terms) > 5 and "Of the difference of " in done.stdout
 
 
+def test_heads_that_are_left_out_are_counted(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["demo", "--model", "bundled", "--site", "pattern_entry"])
+    demo.main()
+    assert "(the 3 of 24 heads with the largest changes; the picture has 12)" in capsys.readouterr().out
+
+
 def test_chosen_places_reach_the_sweep(folder, tmp_path):
     args = ["--positions", "1,9-10", "--layers", "2,0", "--alpha", "0.5", "--direction", "noising"]
     args += ["--metric", "normalised"]
@@ -188,7 +200,7 @@ def test_the_examples_of_the_help_can_be_given(monkeypatch):
     assert len(lines) == 5
     for line in lines:
         monkeypatch.setattr(sys, "argv", ["demo", *shlex.split(line)])
-        assert options.plan_jobs(options.parse())
+        assert options.plan_jobs(options.parse(), None)
 
 
 CARELESS = [  # arguments, exit status, what the message must contain
@@ -196,11 +208,20 @@ CARELESS = [  # arguments, exit status, what the message must contain
     (["--answers", " Jones", " Jones"], 1, "both answers are token 5437"),
     (["--corrupted", "Michelle Smith"], 1, "clean has 11 tokens, corrupted 2"),
     (["--corrupted", "Michelle Jones was a top-notch student. Michelle"], 1, "nothing to patch"),
-    (["--clean", "", "--corrupted", ""], 1, "no tokens"),
+    (["--clean", "", "--corrupted", ""], 2, "--clean: got an empty text"),
+    (["--answers", " ", ""], 2, "--answers: got an empty text"),
+    (["--out", ""], 2, "--out: got an empty text"),
+    (["--report", ""], 2, "--report: got an empty text"),
+    (["--report", "x.txt"], 1, "a report's name ends in .html or .htm"),
+    (["--report", "x.png", "--out", "x.png"], 1, "a report's name ends in .html or .htm"),
+    (["--positions", "99"], 1, "there is no position 99"),
     (["--clean", "a " * 99, "--corrupted", "b " * 99], 1, "n_ctx = 64"),
     (["--layers", "3"], 1, "there is no layer 3"),
-    (["--heads", "0"], 1, "resid_post has no heads"),
-    (["--alpha", "nan"], 1, "alpha must be a finite number"),
+    (["--site", "pattern_entry", "--positions", "all"], 2, "--positions all is --site pattern"),
+    (["--heads", "0"], 2, "resid_post has no heads"),
+    (["--site", "overview", "--heads", "0"], 2, "overview has no heads"),
+    (["--alpha", "nan"], 2, "--alpha: 'nan' is no finite number"),
+    (["--alpha", "x"], 2, "--alpha: 'x' is no finite number"),
     (["--out", "x.jpg"], 1, "ends in .png, .pdf, .svg"),
     (["--out", "file/x.png"], 1, "cannot write file/x.png"),
     (["--out", "."], 1, "cannot write ."),
@@ -229,10 +250,93 @@ def test_careless_use_gets_one_sentence(folder, tmp_path, monkeypatch, capsys, a
         got = demo.terminal.guarded(demo.main)
     except SystemExit as stop:  # argparse
         got = stop.code
-    err = capsys.readouterr().err
+    out, err = capsys.readouterr()
     assert got == status and message in err and "Traceback" not in err
+    assert out == ""  # it is said before anything else, and not behind the tables
     assert err.startswith("error: ") if status == 1 else "error: " in err
     assert not [path for path in tmp_path.rglob("*") if path.suffix in (".png", ".jpg", ".npz")]
+
+
+def test_two_texts_without_answers_are_given_their_likeliest_next_tokens(tmp_path, monkeypatch, capsys):
+    """Not the answers of an experiment that these texts have nothing to do with."""
+    texts = ["--clean", "The capital of France is", "--corrupted", "The capital of Italy is"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["demo", "--model", "bundled", *texts])
+    demo.main()
+    out = " ".join(capsys.readouterr().out.split())
+    assert "France is', answer ' Paris'" in out and "Italy is', answer ' Rome'" in out
+    assert "Without --answers, these are the likeliest next token" in out and "logit(␣Rome) - logit(␣Paris)" in out
+    monkeypatch.setattr(sys, "argv", ["demo", "--model", "bundled", *texts, "--answers", " Paris", " Rome"])
+    demo.main()
+    assert "Without --answers" not in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["demo", "--model", "bundled", *texts[:2], "--corrupted", "The capital of Italy is big"])
+    assert demo.terminal.guarded(demo.main) == 1
+    assert "clean has 5 tokens" in capsys.readouterr().err
+    texts[1::2] = "The dog is", "The cat is"
+    monkeypatch.setattr(sys, "argv", ["demo", "--model", "bundled", *texts])
+    assert demo.terminal.guarded(demo.main) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("error: the likeliest next token is ") and err.count("\n") == 1 and "--answers" in err
+
+
+def test_one_text_of_an_experiment_exchanged_keeps_its_answers(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["demo", "--corrupted", "Michelle Stone was a top-notch student. Michelle"])
+    (job,) = options.plan_jobs(options.parse(), None)
+    assert job.pair.answers == (" Jones", " Smith") and job.pair.clean == experiments.CLEAN
+
+
+def test_each_question_has_files_of_its_own(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for question in (
+        ["--clean", "a b", "--corrupted", "a c", "--answers", " d", " e"],
+        ["--clean", "a b", "--corrupted", "a c", "--answers", " d", " f"],
+        ["--clean", "x b", "--corrupted", "x c", "--answers", " d", " e"],
+        ["--clean", "a /", "--corrupted", "a '", "--answers", " d", " e"],
+        ["--layers", "0,1"],
+    ):
+        monkeypatch.setattr(sys, "argv", ["demo", "--model", str(folder), "--quiet", "--save", *question])
+        demo.main()
+    names = sorted(path.name for path in (tmp_path / "figures").iterdir())
+    assert len(names) == 5 * 4 and all(re.fullmatch(r"[\w.,-]+", name) for name in names)
+
+
+def test_long_lists_that_begin_alike_have_names_of_their_own(monkeypatch):
+    result, names = SimpleNamespace(model="m"), set()
+    for last in "789":
+        monkeypatch.setattr(sys, "argv", ["demo", "--positions", f"0-30,3{last}"])
+        names.add(str(options.picture_path(options.parse(), None, result)))
+    assert len(names) == 3 and all(len(name) < 100 for name in names)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file descriptors are POSIX's")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+@pytest.mark.parametrize("command", ["patching.demo --list", "patching.demo --model '{}'", "minigpt2 hi --top 3 --model '{}'",
+                                     "minigpt2 hi --generate 3 --model '{}'"])  # fmt: skip
+def test_a_closed_stdout_or_stderr_is_no_error(folder, tmp_path, command, closed):
+    command = f"'{sys.executable}' -m {command.format(folder)} {closed}"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=tmp_path, env=environment())
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_ids_beyond_the_vocabulary_are_shown_by_their_numbers(tmp_path, monkeypatch, capsys):
+    """Embeddings are often padded: to 50,304, say. Here such an id is the likeliest."""
+    padded, weights = replace(SIZES, n_vocab=50304), random_weights(replace(SIZES, n_vocab=50304), np.float32)
+    wte = weights.wte.copy()
+    folder = make_folder(tmp_path / "padded", padded)
+    tokens = GPT2.from_pretrained(folder).encode(experiments.CLEAN)
+    final = GPT2.from_pretrained(folder).run(tokens).resid_post[-1, -1]
+    wte[50300] = 10 * (final - final.mean()) * weights.ln_f.weight
+    save_folder(folder, padded, weights._replace(wte=wte))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["demo", "--model", str(folder)])
+    demo.main()
+    assert re.search(r"^ +1 +50300  50300 ", capsys.readouterr().out, re.M)
+    texts = ["--clean", experiments.CLEAN, "--corrupted", experiments.CLEAN.replace("Jones", "Smith")]
+    monkeypatch.setattr(sys, "argv", ["demo", "--model", str(folder), *texts])
+    assert demo.terminal.guarded(demo.main) == 1 and "--answers" in capsys.readouterr().err
+    command.main([experiments.CLEAN, "--model", str(folder), "--generate", "1", "--top", "2"])
+    out = capsys.readouterr().out
+    assert out.startswith(f"{experiments.CLEAN}<50300>\n") and re.search(r"^ +1 +50300  50300 ", out, re.M)
 
 
 def test_errors_leave_the_process_with_their_status(folder, tmp_path):

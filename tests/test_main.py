@@ -39,7 +39,10 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def call(folder, capsys):
     def call(*arguments, model=folder):
-        status = command.guarded(lambda: command.main([*map(str, arguments), "--model", str(model)]))
+        try:
+            status = command.guarded(lambda: command.main([*map(str, arguments), "--model", str(model)]))
+        except SystemExit as stop:  # argparse
+            status = stop.code
         out, err = capsys.readouterr()
         return status, out, err
 
@@ -110,26 +113,37 @@ def test_pictures_are_written(call, tmp_path):
         (["x" * 61], "61 tokens do not fit"),
         (["x" * 40, "--generate", "21"], "40 tokens and 21 new ones do not fit"),
         (["x", "--generate", "-1"], "from 0 up, got -1"),
-        (["x", "--generate", "many"], "invalid int value"),
         (["x", "--generate", "5", "--temperature", "0", "--top-k", "3"], "temperature 0 draws nothing"),
-        (["x", "--top-k", "3"], "--top-k is about how a text is continued"),
         (["x", "--top", "0"], "--top must be from 1 to the 264 tokens"),
         (["x", "--lens", "/dev/null/a.png"], "cannot write /dev/null/a.png"),
         (["x", "--lens", "a.gif"], "ends in .png"),
         (["x", "--pattern", "2", "0", "a.png"], "no head 2.0"),
-        (["x", "--pattern", "one", "0", "a.png"], "'one' is no layer's"),
         (["x", "--attribution", " the", " then", "a.png"], "' then' is"),
-        (["x", "--nonsense"], "unrecognized arguments: --nonsense"),
-        ([], "the following arguments are required: text"),
         (["\udcff"], "half of a UTF-16 pair"),
     ],
 )
-def test_an_error_is_one_sentence(call, tmp_path, monkeypatch, arguments, message):
+def test_an_error_is_one_sentence(call, tmp_path, monkeypatch, arguments, message, expected=1):
     monkeypatch.chdir(tmp_path)
     status, out, err = call(*arguments)
-    assert status == 1 and out == ""
+    assert status == expected and out == ""
     assert err.startswith("error: ") and err.count("\n") == 1 and message in err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["x", "--generate", "many"], "invalid int value"),
+        (["x", "--top-k", "3"], "--top-k is about how a text is continued"),
+        (["x", "--pattern", "one", "0", "a.png"], "'one' is no layer's"),
+        (["x", "--lens", ""], "--lens: got an empty text"),
+        (["x", "--pattern", "1", "0", ""], "--pattern: got an empty text"),
+        (["x", "--nonsense"], "unrecognized arguments: --nonsense"),
+        ([], "the following arguments are required: text"),
+    ],
+)
+def test_a_wrong_command_line_is_exit_status_2(call, tmp_path, monkeypatch, arguments, message):
+    test_an_error_is_one_sentence(call, tmp_path, monkeypatch, arguments, message, expected=2)
 
 
 def test_a_model_that_is_not_there_or_reads_no_text(call, folder, tmp_path):

@@ -386,12 +386,12 @@ def test_a_site_is_a_function_and_a_line(monkeypatch):
     monkeypatch.setitem(SITES, "nameless", sites.Site(halved, ("layer", "position")))
     nameless = sweep(model, pair, "nameless", positions=[-1, -2])
     np.testing.assert_array_equal(nameless.values, result.values)
-    assert story.tell(nameless) and plot.figure(nameless) and report.page([nameless], [""], model, "")
+    assert story.tell(nameless) and plot.figure(nameless) and report.page([nameless], [""], model, "", ())
     with pytest.raises(ValueError, match="names none: use sweep"):
         attribute(model, pair, "nameless")
     assert "half of what each MLP adds" in plot.figure(result).texts[0].get_text()
     assert story.tell(result)
-    assert "half of what a MLP adds" in report.page([result], [""], model, "")
+    assert "half of what a MLP adds" in report.page([result], [""], model, "", ())
 
 
 @pytest.mark.parametrize("call, wrong", [(sweep, "layer"), (sweep_one_by_one, "keep"), (attribute, "keep_logits")])

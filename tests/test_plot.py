@@ -151,7 +151,47 @@ def test_heads_bars_and_panels():
     entries = np.zeros((5, 4, 5, 5))
     entries[3, 2, 4, 1] = 1
     many = panels.panels(made(entries, site="pattern_entry", axes=("layer", "head", "position", "source")))
+    assert [panel.held for panel in panels.panels(made(shares, site="z", axes=("layer", "head", "position")), "run 2")] == [
+        {"head": head} for head in range(4)
+    ]
+    assert many[0].held.keys() == {"layer", "head"}
     assert len(many) == panels.MOST_PANELS and many[[p.title for p in many].index("head 3.2")].values[4, 1] == -5
+
+
+def test_the_heading_counts_the_heads_that_are_left_out():
+    entries = np.random.default_rng(0).random((5, 4, 5, 5))
+    text = plot.figure(made(entries, site="pattern_entry", axes=("layer", "head", "position", "source")))._suptitle.get_text()
+    assert text.endswith("shown: the 12 of 20 heads with the largest changes")
+    few = plot.figure(made(entries[:3], site="pattern_entry", axes=("layer", "head", "position", "source")))
+    assert "heads with" not in few._suptitle.get_text()
+
+
+def test_the_worst_cell_of_a_head_is_outlined_in_its_own_map():
+    exact = made(np.random.default_rng(0).random((3, 4, 5)), site="z", axes=("layer", "head", "position"))
+    values = exact.values.copy()
+    values[2, 3, 1] += 30
+    fig = plot.compared(exact, replace(exact, values=values, method="attribution"))
+    framed = {ax.get_title(loc="left"): patch.get_xy() for ax in maps(fig) for patch in ax.patches}
+    assert framed == {"exact (patched), head 3": (0.5, 1.5), "estimate (attribution), head 3": (0.5, 1.5)}
+
+
+@pytest.mark.parametrize(("share", "sides"), [(1, ["center"] * 2), (4, ["right", "left"])])
+def test_the_runs_are_named_above_the_bars(share, sides):
+    """On a dark bar a black name could not be read, and two that are close would lie on each other."""
+    result = made([0, 0.5, share], site="attn_out", axes=("layer",))
+    fig = plot.figure([result, replace(result, site="mlp_out")])
+    fig.draw_without_rendering()
+    for ax in fig.axes[:2]:
+        (top,) = ax.child_axes
+        names = top.get_xticklabels()
+        assert [(name.get_text(), name.get_position()[0]) for name in names] == [("clean", -5), ("corrupted", 5)]
+        assert [name.get_horizontalalignment() for name in names] == sides
+        boxes = [text.get_window_extent() for text in names]
+        above = ax.get_window_extent().y1
+        assert all(box.y0 >= above for box in boxes) and not boxes[0].overlaps(boxes[1])
+        title = next(text for text in ax.texts + [ax._left_title] if text.get_text() in ("attn_out", "mlp_out"))
+        assert all(not title.get_window_extent().overlaps(box) for box in boxes)
+        assert not ax.texts
 
 
 ODD = ("$x_1$", r"\frac{1}{2}", "漢字", "\U0001f984", "$")

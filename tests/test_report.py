@@ -24,6 +24,8 @@ from minigpt2.drawing import SIGNED
 from models import random_model
 from patching import METRICS, PromptPair, Result, attribute, htmlmap, report, sweep
 from patching.experiments import EXPERIMENTS
+from patching.inside import LensOfBoth, WritersOfBoth
+from patching.panels import panels
 from patching.prompts import PairTokens
 from patching.reading import agreement
 from patching.story import tell
@@ -85,14 +87,14 @@ class Page(HTMLParser):
 
     @property
     def maps(self):
-        return [table for table in self.tables if table["class"] != "next"]
+        return [table for table in self.tables if table["class"] not in ("next", "inside")]
 
 
-def made(tmp_path, results, titles=None, model=None, command=COMMAND, name="x.html"):
+def made(tmp_path, results, titles=None, model=None, command=COMMAND, name="x.html", views=()):
     """The page of some results, as its path, its text and parsed."""
     results = results if isinstance(results, list) else [results]
     path = tmp_path / name
-    report.write(path, results, titles or [""] * len(results), model=model, command=command)
+    report.write(path, results, titles or [""] * len(results), model=model, command=command, views=views)
     text = path.read_bytes().decode("utf-8")
     return path, text, Page(text)
 
@@ -218,6 +220,64 @@ def test_several_results(bundled, tmp_path):
         for place, [(value, _)], cell in cells(table):
             assert abs(value - value_at(result, place)) <= DIGITS * abs(value)
             assert abs(float(cell["text"]) - (value_at(result, place) - result.base_value)) < 0.051
+
+
+def views_of(model):
+    tokens = PAIR.tokens(model)
+    runs = model.run_batch([tokens.clean, tokens.corrupted])
+    return [view(runs, tokens) for view in (LensOfBoth, WritersOfBoth)]
+
+
+def test_the_views_from_inside_are_tables_of_the_page(bundled, tmp_path):
+    views = views_of(bundled)
+    _, _, page = made(tmp_path, sweep(bundled, PAIR), model=bundled, views=views)
+    found = [table for table in page.tables if table["class"] == "inside"]
+    wanted = [table for view in views for table in view.tables()]
+    assert len(found) == len(wanted) == 3
+    for table, (title, head, rows) in zip(found, wanted):
+        assert table["caption"]["text"] == title
+        assert [[cell["text"] for cell in row] for row in table["rows"]] == [head, *rows]
+        assert all(cell["scope"] == "col" for cell in table["rows"][0])
+        assert all(row[0]["scope"] == "row" for row in table["rows"][1:])
+    items, headings = ([e["text"].replace("\xa0", " ") for e in page.all(tag)] for tag in ("li", "h2"))
+    assert [text for view in views for text in view.story() if text not in items] == []
+    assert [view.heading for view in views] == headings[-3:-1]
+
+
+def test_nothing_of_a_view_is_markup(bundled, tmp_path):
+    class Hostile:
+        heading = HOSTILE[0]
+
+        def tables(self):
+            yield HOSTILE[1], HOSTILE[:3], [HOSTILE[3:6], HOSTILE[6:9], ["a", "\x1b", "1"]]
+
+        def story(self):
+            return HOSTILE
+
+    _, text, page = made(tmp_path, sweep(bundled, PAIR), model=bundled, views=[Hostile()])
+    _, _, tame = made(tmp_path, sweep(bundled, PAIR), model=bundled, name="tame.html")
+    for tag in ("script", "style", "title", "meta", "img", "svg", "figure", "input"):
+        assert len(page.all(tag)) == len(tame.all(tag)), tag
+    assert not any(c for c in text if not c.isprintable() and c not in "\n\u2068\u2069")
+
+
+def test_the_answer_is_not_said_to_be_the_models(bundled, tmp_path):
+    pair = PromptPair("The capital of France is", "The capital of Italy is", PAIR.answers)
+    _, text, _ = made(tmp_path, sweep(bundled, pair), model=bundled)
+    assert "Its answer" not in text and "answer set against it is <b><bdi>␣Smith" in text
+
+
+@pytest.mark.parametrize("titles", [["run 2"], [""]])
+def test_a_number_in_a_title_is_no_head(bundled, titles):
+    result = sweep(bundled, PAIR, "z")
+    for head, panel in enumerate(panels(result, titles[0])):
+        assert np.array_equal(htmlmap.Grid(panel, 3000).values(result), result.values[:, head])
+
+
+def test_heads_that_are_left_out_are_counted(bundled, tmp_path):
+    _, text, page = made(tmp_path, sweep(bundled, PAIR, "pattern_entry"), model=bundled)
+    assert len(page.maps) == 12 and "Shown are the 12 of 24 heads with the largest changes" in text
+    assert "heads with the largest" not in made(tmp_path, sweep(bundled, PAIR, "z"), model=bundled)[1]
 
 
 def test_how_to_make_it_again(bundled, tmp_path):
@@ -413,7 +473,7 @@ CONTRASTS = """(() => {
 @pytest.mark.parametrize("width", [360, 800, 1400])
 def test_it_renders_at_every_width(browser, bundled, tmp_path, width, scheme):
     results = [sweep(bundled, PAIR), attribute(bundled, PAIR)]
-    path, _, page = made(tmp_path, results, ["exact", "attribution"], model=bundled)
+    path, _, page = made(tmp_path, results, ["exact", "attribution"], model=bundled, views=views_of(bundled))
     tab = browser.open(path.as_uri(), width=width, scheme=scheme)
     assert tab.run("document.documentElement.scrollWidth") <= width  # only the maps scroll sideways
     assert tab.run("document.querySelectorAll('td').length") == len(page.all("td"))

@@ -128,8 +128,19 @@ def test_what_is_no_result_is_refused(tmp_path):
     cut.write_bytes(cut.read_bytes()[:-200])
     with pytest.raises(ValueError, match="is not a result"):
         save.load(cut)
-    with pytest.raises(OSError):
+    with pytest.raises(OSError, match="^cannot read .*nowhere.npz: No such file or directory; "):
         save.load(tmp_path / "nowhere.npz")
+
+
+def test_the_siblings_of_a_result_are_no_pickles(tmp_path):
+    """NumPy takes whatever is no zip for a pickle, and advises to load it all the same."""
+    path = save.save(made(MOVES), tmp_path / "x")
+    (tmp_path / "x.txt").write_text("a text")
+    beside = f"(it is no .npz; {path} beside it is)"
+    for name, says in (("x.json", beside), ("x.csv", beside), ("x.txt", "(it is no .npz)")):
+        with pytest.raises(ValueError, match="is not a result") as error:
+            save.load(tmp_path / name)
+        assert says in str(error.value) and "pickle" not in str(error.value)
 
 
 def test_a_small_file_that_would_unpack_to_gigabytes_is_refused_unread(tmp_path, monkeypatch):
