@@ -95,16 +95,12 @@ class Plan:
         }
         return {axis: chosen[axis] for axis in self.site.axes if not (axis == "position" and self.all_positions)}
 
-    def patches(self):
-        """Make every Patch, one by one (they may be millions), those that begin at one position together."""
-        places = [range(len(chosen)) for chosen in self.axes.values()]
-        if "position" not in self.axes:
-            yield from map(self._patch, product(*places))
-            return
-        axis, positions = list(self.axes).index("position"), self.axes["position"]
-        for i in sorted(range(len(positions)), key=positions.__getitem__):
-            places[axis] = [i]
-            yield from map(self._patch, product(*places))
+    def patches(self, together="layer"):
+        """Make every Patch, one by one (they may be millions); those with one place on that axis follow each other."""
+        places = {axis: range(len(chosen)) for axis, chosen in self.axes.items()}
+        outer = together if together in places else "layer"
+        for i in sorted(places[outer], key=self.axes[outer].__getitem__):
+            yield from map(self._patch, product(*(places | {outer: [i]}).values()))
 
     def _patch(self, index):
         chosen = {axis: self.axes[axis][i] for axis, i in zip(self.axes, index)}

@@ -199,7 +199,7 @@ def batches(plan, budget=96 << 20):
     n_seq = len(plan.tokens.clean)
     number = plan.model.config.n_embd * np.dtype(plan.model.dtype).itemsize
     batch, size = [], 0
-    for patch in plan.patches():
+    for patch in plan.patches("position"):
         needs = (16 * (n_seq - patch.first) + 2 * n_seq) * number
         if batch and size + needs > budget:
             yield batch

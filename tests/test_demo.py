@@ -330,13 +330,13 @@ def test_ids_beyond_the_vocabulary_are_shown_by_their_numbers(tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["demo", "--model", str(folder)])
     demo.main()
-    assert re.search(r"^ +1 +50300  50300 ", capsys.readouterr().out, re.M)
+    assert re.search(r"^ +1 +50300  <50300> ", capsys.readouterr().out, re.M)
     texts = ["--clean", experiments.CLEAN, "--corrupted", experiments.CLEAN.replace("Jones", "Smith")]
     monkeypatch.setattr(sys, "argv", ["demo", "--model", str(folder), *texts])
     assert demo.terminal.guarded(demo.main) == 1 and "--answers" in capsys.readouterr().err
     command.main([experiments.CLEAN, "--model", str(folder), "--generate", "1", "--top", "2"])
     out = capsys.readouterr().out
-    assert out.startswith(f"{experiments.CLEAN}<50300>\n") and re.search(r"^ +1 +50300  50300 ", out, re.M)
+    assert out.startswith(f"{experiments.CLEAN}<50300>\n") and re.search(r"^ +1 +50300  <50300> ", out, re.M)
 
 
 def test_errors_leave_the_process_with_their_status(folder, tmp_path):
