@@ -126,7 +126,8 @@ def texts(result, level):
             gap, tag = "… " * (pos > 0 and pos - 1 not in near), "mark" if pos in changed else "span"
             token = f'<bdi title="{shown(labels[pos])}, token {ids[pos]}">{shown(htmlmap.cut(labels[pos]))}</bdi>'
             lines.append(f"{gap}<{tag}>{token}<sub>{pos}</sub></{tag}>")
-        lines.append(f"{'…' * (n - 1 not in near)}</p><p>The answer set against it is <b><bdi>{shown(result.answer_labels[i])}</bdi></b>.")
+        answer = f"The {name} answer is <b><bdi>{shown(result.answer_labels[i])}</bdi></b>."
+        lines.append(f"{'…' * (n - 1 not in near)}</p><p>{answer}")
         lines.append(f"<bdi>{shown(result.unit)}</bdi> is <b>{value:.4g}</b>.</p></dd>")
     some = f" Of the {n} tokens, the {len(near)} nearest to a change are shown." if len(near) < n else ""
     lines.append("</dl>")

@@ -264,7 +264,7 @@ def test_nothing_of_a_view_is_markup(bundled, tmp_path):
 def test_the_answer_is_not_said_to_be_the_models(bundled, tmp_path):
     pair = PromptPair("The capital of France is", "The capital of Italy is", PAIR.answers)
     _, text, _ = made(tmp_path, sweep(bundled, pair), model=bundled)
-    assert "Its answer" not in text and "answer set against it is <b><bdi>␣Smith" in text
+    assert "Its answer" not in text and "The corrupted answer is <b><bdi>␣Smith" in text
 
 
 @pytest.mark.parametrize("titles", [["run 2"], [""]])
