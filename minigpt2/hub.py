@@ -18,9 +18,9 @@ from pathlib import Path
 import huggingface_hub
 from huggingface_hub import constants, errors
 
+from .config import read_config
 from .errors import CheckpointError, HubError
 from .files import shard_names, weight_files
-from .weights import load_tokenizer, read_config
 
 PINNED = {"openai-community/gpt2": "607a30d783dfa663caf39e06633721c8d4cfcd7e"}
 REPOSITORIES = {  # the short names that everybody writes, which transformers' cache may hold as well
@@ -44,11 +44,6 @@ def snapshot(name, revision=None):
                 return folder, folder.name
     folder = fetch(name, repo, revision or PINNED.get(repo, "main"), download_model)
     return folder, folder.name
-
-
-def tokenizer(name, folder, n_vocab):
-    """Make the Tokenizer of the snapshot in `folder`, its vocabulary downloaded first where it is not there yet."""
-    return load_tokenizer(vocabulary(name, folder), n_vocab)
 
 
 def vocabulary(name, folder):

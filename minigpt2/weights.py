@@ -2,7 +2,7 @@
 shards with an index) the weights. Names and shapes are checked against one table, expected_shapes, before a weight
 is read.
 
-Read next: files.py (how the bytes are read), hub.py (how a name becomes a folder), tokenizer.py (the vocabulary).
+Read next: config.py (the sizes), files.py (how the bytes are read), hub.py (how a name becomes a folder), tokenizer.py (the vocabulary).
 """
 
 import json
@@ -19,9 +19,10 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
+from .config import read_config
 from .errors import CheckpointError
-from .files import brief, read_headers, read_json, read_pieces, read_tensor
-from .model import MLP, Affine, Attn, Block, Config, Weights
+from .files import brief, read_headers, read_pieces, read_tensor
+from .model import MLP, Affine, Attn, Block, Weights
 from .writing import replacing
 
 
@@ -66,7 +67,7 @@ def load(name_or_folder, dtype=np.float32, revision=None):
         if damaged := hub.discard_damaged(folder):
             raise CheckpointError(f"{error}; removed {', '.join(damaged)}: run again to download it anew") from None
         raise
-    return config, weights, Source(name, commit, folder, partial(hub.tokenizer, name, folder, config.n_vocab))
+    return config, weights, Source(name, commit, folder, partial(fetch_tokenizer, name, folder, config.n_vocab))
 
 
 def load_folder(folder, dtype=np.float32):
@@ -99,6 +100,13 @@ def check_dtype(dtype):
         raise CheckpointError(f"weights are loaded as float32 or float64, not as {dtype!r}")
 
 
+def fetch_tokenizer(name, folder, n_vocab):
+    """Make the Tokenizer of a snapshot of the Hub, its vocabulary downloaded first where it is not there yet."""
+    from .hub import vocabulary
+
+    return load_tokenizer(vocabulary(name, folder), n_vocab)
+
+
 def load_tokenizer(folder, n_vocab):
     """Make the Tokenizer of a folder that holds vocab.json and merges.txt."""
     missing = [name for name in ("vocab.json", "merges.txt") if not (folder / name).is_file()]
@@ -111,57 +119,6 @@ def load_tokenizer(folder, n_vocab):
     from .tokenizer import Tokenizer
 
     return Tokenizer(folder / "vocab.json", folder / "merges.txt", n_vocab=n_vocab)
-
-
-# Sizes
-
-MUST_BE = {  # any other value computes something that model.py does not; None: the key is absent
-    "model_type": ["gpt2"],
-    "activation_function": ["gelu_new", "gelu_pytorch_tanh", None],  # two names of the tanh form, and the default
-    "scale_attn_weights": [True, None],
-    "scale_attn_by_inverse_layer_idx": [False, None],
-    "add_cross_attention": [False, None],
-    "tie_word_embeddings": [True, None],
-}
-MOST_LAYERS, MOST = 1_000, 10_000_000  # far above any GPT-2, so that an absurd config costs neither time nor memory
-
-
-def read_config(folder):
-    """Read a GPT-2's sizes from config.json; refuse a model that model.py does not compute."""
-    path = Path(folder) / "config.json"
-    if not path.is_file():
-        raise CheckpointError(f"{folder} has no config.json: a model folder holds config.json and model.safetensors")
-    fields = read_json(path)
-    for key, accepted in MUST_BE.items():
-        value = fields.get(key)
-        if not any(value == one and type(value) is type(one) for one in accepted):
-            raise CheckpointError(f"{path}: {key} is {brief(value)}; only GPT-2 with {accepted[0]!r} is computed here")
-    kinds = fields.get("architectures") or []
-    if not isinstance(kinds, list) or not all(isinstance(kind, str) and kind.startswith("GPT2") for kind in kinds):
-        raise CheckpointError(f"{path}: architectures is {brief(kinds)}; only GPT-2 (GPT2LMHeadModel) is computed here")
-
-    def size(key, most=MOST):
-        if key not in fields:
-            raise CheckpointError(f"{path}: {key} is missing; it must be a whole number from 1 to {most}")
-        if type(fields[key]) is not int or not 1 <= fields[key] <= most:
-            raise CheckpointError(f"{path}: {key} is {brief(fields[key])}; it must be a whole number from 1 to {most}")
-        return fields[key]
-
-    n_embd, n_head = size("n_embd"), size("n_head")
-    if n_embd % n_head:
-        raise CheckpointError(f"{path}: n_embd = {n_embd} does not divide into n_head = {n_head} heads of equal width")
-    epsilon = fields.get("layer_norm_epsilon", 1e-5)
-    if type(epsilon) not in (int, float) or not 0 <= epsilon < 1:
-        raise CheckpointError(f"{path}: layer_norm_epsilon is {brief(epsilon)}; it must be from 0 to 1 (GPT-2: 1e-05)")
-    return Config(
-        n_layer=size("n_layer", MOST_LAYERS),
-        n_head=n_head,
-        n_embd=n_embd,
-        n_ctx=size("n_ctx" if "n_ctx" in fields and "n_positions" not in fields else "n_positions"),
-        n_vocab=size("vocab_size"),
-        d_mlp=4 * n_embd if fields.get("n_inner") is None else size("n_inner"),
-        layer_norm_epsilon=float(epsilon),
-    )
 
 
 # Names and shapes

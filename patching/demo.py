@@ -23,7 +23,7 @@ from .options import check_outputs, parse, picture_path, plan_jobs
 from .plan import Plan
 from .predictions import next_logits, probability, ranked
 from .terminal import Progress, heatmap
-from .words import number, percent
+from .words import axis_label, number, percent
 
 
 def main():
@@ -156,7 +156,7 @@ def largest_cells(result):
         return []
     head = [axis.capitalize() for axis in spots[0].place] + ["Value", "Share of the gap"]
     cells = [
-        [save.axis_label(result, axis, i) if axis in ("position", "source") else i for axis, i in spot.place.items()]
+        [axis_label(result, axis, i) if axis in ("position", "source") else i for axis, i in spot.place.items()]
         + [number(spot.value), percent(spot.share) if np.isfinite(spot.share) else "none"]
         for spot in spots
     ]

@@ -15,9 +15,9 @@ from matplotlib.colors import to_hex
 
 from minigpt2.drawing import SIGNED
 
-from . import save
 from .panels import shown_range
 from .reading import differing
+from .words import axis_label
 
 LONGEST = 24  # characters of a label; its title has all of them
 
@@ -92,7 +92,7 @@ def header(result, axis, index, scope):
     """The heading of a row or a column: its number, and at a position its token, marked where the texts differ."""
     if axis not in ("position", "source"):
         return f'<th scope="{scope}">{index}</th>'
-    label = save.axis_label(result, axis, index).removeprefix(f"{index} ")
+    label = axis_label(result, axis, index).removeprefix(f"{index} ")
     tag = "mark" if index in differing(result) else "span"
     return f'<th scope="{scope}" title="{shown(label)}"><{tag}><bdi>{shown(cut(label))}</bdi></{tag}> <b>{index}</b></th>'
 
@@ -105,7 +105,7 @@ def place_words(result, place):
     """ "layer 3, position 1 ␣Jones → ␣Smith" as HTML; words written from right to left stay where they are put."""
     parts = []
     for axis, i in place.items():
-        label = shown(save.axis_label(result, axis, i).removeprefix(f"{axis} "))
+        label = shown(axis_label(result, axis, i).removeprefix(f"{axis} "))
         rtl = any(unicodedata.bidirectional(c) in ("R", "AL", "AN") for c in label)
         parts.append(f"{axis} \N{FIRST STRONG ISOLATE}{label}\N{POP DIRECTIONAL ISOLATE}" if rtl else f"{axis} {label}")
     return ", ".join(parts)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import save
+from .words import axis_label
 
 MOST_PANELS = 12
 WIDEST, HIGHEST = 40.0, 40.0  # inches
@@ -143,5 +143,5 @@ def row_labels(panel):
 
 
 def label(result, axis, index, most=34):
-    text = save.axis_label(result, axis, index)
+    text = axis_label(result, axis, index)
     return text if len(text) <= most else text[: most - 1] + "…"

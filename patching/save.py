@@ -19,6 +19,7 @@ from minigpt2.writing import replacing
 from .prompts import PairTokens
 from .result import Result
 from .sites import SITES
+from .words import axis_label
 
 FORMAT = 1
 LARGEST = 1e100  # of a number in a result; matplotlib's scales end before floats do
@@ -98,15 +99,6 @@ def spreadsheet(result):
         places = [result.axes[axis][i] for axis, i in zip(row_axes, index)]
         write([*places, *map(repr, result.values[index].tolist())])
     return out.getvalue()
-
-
-def axis_label(result, axis, index):
-    """How one entry of an axis is called: its number, and at a position its token, or both tokens where they differ."""
-    if axis not in ("position", "source"):
-        return f"{axis} {index}"
-    clean, corrupted = result.clean_labels[index], result.corrupted_labels[index]
-    same = result.tokens.clean[index] == result.tokens.corrupted[index]
-    return f"{index} {clean}" if same else f"{index} {clean} → {corrupted}"
 
 
 def versions():

@@ -9,6 +9,15 @@ from .sites import SITES
 WHERE = {name: SITES[name].cell.removesuffix(" layer {layer}") for name in STREAM}
 
 
+def axis_label(result, axis, index):
+    """How one entry of an axis is called: its number, and at a position its token, or both tokens where they differ."""
+    if axis not in ("position", "source"):
+        return f"{axis} {index}"
+    clean, corrupted = result.clean_labels[index], result.corrupted_labels[index]
+    same = result.tokens.clean[index] == result.tokens.corrupted[index]
+    return f"{index} {clean}" if same else f"{index} {clean} → {corrupted}"
+
+
 def place_words(result, place):
     """A cell in words: "at position 1 (␣Jones → ␣Smith) behind layer 0", "head 7.3"."""
     at = position_words(result, place["position"]) if "position" in place else ""
