@@ -1,5 +1,6 @@
 """What every test may ask for: a small seeded model, made once. Its arrays are read-only, so no test can change it."""
 
+import signal
 import sys
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from models import random_model  # noqa: E402
 
 
 def pytest_configure(config):
+    # A command that a script starts in the background ignores Ctrl-C, and so would all processes that tests start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "reference: needs Hugging Face's model or TransformerLens; skipped without them")
 
 
