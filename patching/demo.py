@@ -20,7 +20,7 @@ from minigpt2.terminal import known_as
 from . import attribute, reading, save, story, sweep, sweep_one_by_one
 from .experiments import EXPERIMENTS
 from .options import check_outputs, parse, picture_path, plan_jobs
-from .plan import Plan
+from .plan import Question
 from .predictions import next_logits, probability, ranked
 from .terminal import Progress, heatmap
 from .words import axis_label, number, percent
@@ -38,7 +38,7 @@ def main():
     model = load_or_bundled(args.model)
     jobs = plan_jobs(args, model)
     for job in jobs:
-        Plan(model, job.pair, job.site, **job.choices)  # what cannot be patched is refused before anything is shown
+        check(model, job)
     say(f"Model: {model!r}" + (f", revision {model.revision[:7]}" if model.revision else ""))
     results, n = [], 20 if len(args.experiments) == 1 else 5
     for i, job in enumerate(jobs):
@@ -58,6 +58,11 @@ def main():
 
 
 # What to do
+
+
+def check(model, job):
+    """Refuse what cannot be patched, before anything is shown and without running the model."""
+    Question(model, job.pair, job.site, **{name: chosen for name, chosen in job.choices.items() if name != "metric"})
 
 
 def compute(model, job, args):

@@ -1,6 +1,7 @@
-"""What a sweep is asked to do: the two runs, every patch with its place in the result, and how the metric is read.
+"""What a sweep is asked to do: every patch with its place in the result, the two runs, and how the metric is read.
 
-Checks all arguments, and runs both texts (as one batch), before the first patch. Read next: sweep.py.
+A Question checks the arguments, without running anything; a Plan is a Question with both texts run (as one batch), before
+the first patch. Read next: sweep.py.
 """
 
 import math
@@ -28,19 +29,18 @@ class Patch(NamedTuple):
     rest: tuple  # (), (head,) or (head, source)
 
 
-class Plan:
-    """A checked sweep. Arguments:
+class Question:
+    """What a sweep is to patch, checked. Arguments:
 
     site        a name of patching.SITES
     direction   "denoising" writes clean vectors into the corrupted run, "noising" corrupted ones into the clean run
-    metric      a name of patching.METRICS, or a function of the last position's logits [n_vocab] that returns a number
     alpha       how much is written: (1 - alpha) of the run's own vector + alpha of the other run's
     layers, heads, positions   lists of indices, all by default; positions="all" patches all positions at once
     """
 
     def __init__(
-        self, model, pair, site="resid_post", *, direction="denoising", metric="logit_difference", alpha=1.0,
-        layers=None, heads=None, positions=None, **unknown,
+        self, model, pair, site="resid_post", *, direction="denoising", alpha=1.0, layers=None, heads=None,
+        positions=None, **unknown,
     ):  # fmt: skip
         if unknown:
             known = "direction, metric, alpha, layers, heads or positions"
@@ -58,27 +58,7 @@ class Plan:
         self.tokens = pair.tokens(model)
         self.all_positions = isinstance(positions, str) and positions == "all"
         self.axes = self._choose(layers, heads, positions)
-
-        denoising = direction == "denoising"
-        clean, corrupted = self._runs(("source", "base") if denoising else ("base", "source"))
-        self.base, self.source = (corrupted, clean) if denoising else (clean, corrupted)
-        ends = np.stack([clean.resid_post[-1, -1], corrupted.resid_post[-1, -1]])  # [2, n_embd]
-        labels = model.labels(self.tokens.answers)
-        self.metric = metrics.make(metric, self.tokens.answers, labels, lambda tokens: self.logits(ends, tokens))
-        self.clean_value, self.corrupted_value = map(float, self.metric.read(self.logits(ends, self.metric.tokens)))
-        for run, value in (("clean", self.clean_value), ("corrupted", self.corrupted_value)):
-            metrics.check_value(self.metric, value, model.dtype, lambda: f"on the {run} run")
-        self.base_value = self.corrupted_value if denoising else self.clean_value
         self.n_patches = math.prod(map(len, self.axes.values()))
-
-    def _runs(self, roles):
-        """The runs of the clean and of the corrupted text, which are "base" or "source"."""
-        texts = self.tokens.clean, self.tokens.corrupted
-        patched = {"pattern": ["q", "k"], None: [*ACTIVATIONS]}.get(self.site.activation, [self.site.activation])
-        keep = {"base": [*patched, "resid_mid", "q", "k", "v", "z"], "source": patched}
-        if len(texts[0]) <= 256:
-            return self.model.run_batch(texts, keep["base"])  # every weight is read once
-        return [self.model.run(text, keep[role]) for text, role in zip(texts, roles)]  # memory counts for long texts
 
     def _choose(self, layers, heads, positions):
         """The chosen indices of each axis of the result, {"layer": [0, 1, ...], ...}."""
@@ -108,6 +88,33 @@ class Plan:
         at = slice(0, n_seq) if self.all_positions else slice(start, start + 1)
         rest = tuple(chosen[axis] for axis in ("head", "source") if axis in chosen)
         return Patch(index, chosen["layer"], at, max(start, self.tokens.first_difference), rest)
+
+
+class Plan(Question):
+    """A Question, both texts run, and a metric: a name of patching.METRICS, or a function of the last position's logits
+    [n_vocab] that returns a number."""
+
+    def __init__(self, model, pair, site="resid_post", *, metric="logit_difference", **choices):
+        super().__init__(model, pair, site, **choices)
+        denoising = self.direction == "denoising"
+        clean, corrupted = self._runs(("source", "base") if denoising else ("base", "source"))
+        self.base, self.source = (corrupted, clean) if denoising else (clean, corrupted)
+        ends = np.stack([clean.resid_post[-1, -1], corrupted.resid_post[-1, -1]])  # [2, n_embd]
+        labels = model.labels(self.tokens.answers)
+        self.metric = metrics.make(metric, self.tokens.answers, labels, lambda tokens: self.logits(ends, tokens))
+        self.clean_value, self.corrupted_value = map(float, self.metric.read(self.logits(ends, self.metric.tokens)))
+        for run, value in (("clean", self.clean_value), ("corrupted", self.corrupted_value)):
+            metrics.check_value(self.metric, value, model.dtype, lambda: f"on the {run} run")
+        self.base_value = self.corrupted_value if denoising else self.clean_value
+
+    def _runs(self, roles):
+        """The runs of the clean and of the corrupted text, which are "base" or "source"."""
+        texts = self.tokens.clean, self.tokens.corrupted
+        patched = {"pattern": ["q", "k"], None: [*ACTIVATIONS]}.get(self.site.activation, [self.site.activation])
+        keep = {"base": [*patched, "resid_mid", "q", "k", "v", "z"], "source": patched}
+        if len(texts[0]) <= 256:
+            return self.model.run_batch(texts, keep["base"])  # every weight is read once
+        return [self.model.run(text, keep[role]) for text, role in zip(texts, roles)]  # memory counts for long texts
 
     def overwrite(self, patch):
         """The changed stream [n_seq, n_embd] of a patch, and where it enters: (layer, "resid_pre" or "resid_mid")."""

@@ -41,7 +41,7 @@ def sweep_one_by_one(model, pair, site="resid_post", *, keep_logits=False, progr
 def sweep(model, pair, site="resid_post", *, keep_logits=False, progress=None, **choices):
     """Patch every place of a site and read the metric after each, all patches in one pass through the layers.
 
-    pair is a PromptPair. The choices are direction, metric, alpha, layers, heads and positions (see plan.Plan). keep_logits
+    pair is a PromptPair. The choices are direction, metric, alpha, layers, heads and positions (see plan.Question). keep_logits
     keeps the last position's logits of every patch, n_vocab numbers each. progress(done, total) is called as it goes.
     Returns a Result. Raises ValueError, with the remedy, for anything that cannot be patched, and FloatingPointError
     for a patch that overflows, naming its layer.
