@@ -1,9 +1,11 @@
 """The bundled model: is it what its card says, was it trained as it says, and can anyone train it again?"""
 
+import dataclasses
 import hashlib
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +21,7 @@ from minigpt2.bundled import batches, bpe, corpus, evaluate, words
 from minigpt2.bundled.optimiser import AdamW, Parameters
 from minigpt2.bundled.train import Settings, Training, learn_vocabulary, train
 from minigpt2.tokenizer import Tokenizer, byte_letters
-from minigpt2.weights import flatten
+from minigpt2.weights import flatten, save_folder
 
 FOLDER = Path(package.__file__).parent
 FILES = ("config.json", "model.safetensors", "vocab.json", "merges.txt")
@@ -367,3 +369,13 @@ def test_a_diverging_run_says_what_to_do(tmp_path):
     with pytest.raises(FloatingPointError, match="try a lower --learning-rate"), np.errstate(all="ignore"):
         for _ in range(5):
             run.step()
+
+
+def test_a_model_too_short_for_the_tasks_is_told_so(bundled, tmp_path):
+    """Not that some text of theirs, which nobody gave, does not fit."""
+    short = dataclasses.replace(bundled.config, n_ctx=32)
+    save_folder(tmp_path, short, bundled.weights._replace(wpe=bundled.weights.wpe[:32]))
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copy(FOLDER / name, tmp_path)
+    with pytest.raises(ValueError, match=r"the tasks need an n_ctx of \d+ and an n_vocab"):
+        evaluate.main(["--model", str(tmp_path), "--n", "20"])

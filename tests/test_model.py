@@ -11,6 +11,7 @@ from models import ODD, cast, random_model, random_tokens, random_weights
 
 from minigpt2 import GPT2
 from minigpt2 import model as m
+from minigpt2.errors import HubError, VocabularyError
 
 # float64: two orders of the same few hundred additions differ by a few roundings of numbers of a few units.
 ROUNDING = 1e-12
@@ -343,6 +344,17 @@ def test_a_bad_resume_is_refused_in_one_sentence(model, resid, layer, at, messag
 def test_text_needs_a_vocabulary(model):
     with pytest.raises(ValueError, match="without a vocabulary.*token ids"):
         model.encode("text")
+
+
+@pytest.mark.parametrize("kind", [VocabularyError, HubError])
+def test_labels_are_the_ids_where_the_vocabulary_cannot_be_had(kind):
+    def tokenizer():
+        raise kind("no vocabulary")
+
+    without = GPT2(ODD, random_weights(ODD), tokenizer)
+    assert without.labels([3, 1]) == ["3", "1"]
+    with pytest.raises(kind, match="no vocabulary"):
+        without.encode("text")
 
 
 @pytest.mark.parametrize("layer", [0, 1, 2])

@@ -398,3 +398,9 @@ def test_a_site_is_a_function_and_a_line(monkeypatch):
 def test_a_choice_that_there_is_not_is_named(model, call, wrong):
     with pytest.raises(TypeError, match=f"no choice '{wrong}' here: give direction, metric, alpha, layers, heads or positions"):
         call(model, PAIR, **{wrong: True})
+
+
+@pytest.mark.parametrize("answers", [(2, 8), (8, 2)])
+def test_the_normalised_corrupted_run_is_0_without_a_sign(model, answers):
+    result = sweep(model, PromptPair.from_tokens(CLEAN, CORRUPTED, answers), metric="normalised")
+    assert str(result.corrupted_value) == "0.0" and result.clean_value == 1
