@@ -29,9 +29,7 @@ def check_tokens(tokens, config, name):
         )
     outside = array[(array < 0) | (array >= config.n_vocab)]
     if outside.size:
-        raise ValueError(
-            f"token id {outside[0]} is not in the vocabulary: {name} has ids 0 to {config.n_vocab - 1}"
-        )
+        raise ValueError(f"token id {outside[0]} is not in the vocabulary: {name} has ids 0 to {config.n_vocab - 1}")
     return array.astype(np.int64)  # one type for all: uint64 stacked with int64 would be floats
 
 

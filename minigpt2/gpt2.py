@@ -132,8 +132,12 @@ class GPT2:
         written on the way. Returns logits [..., n_seq, n_vocab]; resid itself is not changed. Raises ValueError for
         another shape or place, FloatingPointError for a stream that is not finite or overflows.
         """
-        c, resid = self.config, check_resumed(resid, layer, at, self.config, self.dtype)
-        writes = prepare(overwrites, self, resid.shape[-2])
+        resid = check_resumed(resid, layer, at, self.config, self.dtype)
+        return self.run_on(resid, layer, prepare(overwrites, self, resid.shape[-2]), at)
+
+    def run_on(self, resid, layer, writes, at="resid_pre"):
+        """resume, with nothing checked but the numbers: writes are overwrite.prepare's."""
+        c = self.config
         for i, h in enumerate(self.weights.h[layer:], start=layer):
             some = writes.get(i, ())
             with quiet():
@@ -217,15 +221,19 @@ class Run:
         """The overwrites as overwrite.prepare has them, by layer."""
         return prepare(self.overwrites, self.model, len(self.tokens))
 
-    def activation(self, name: str, layer: int) -> np.ndarray:
-        """One layer of any activation, pattern [n_head, n_seq, n_seq] and result [n_head, n_seq, n_embd] included."""
-        if name == "pattern":
+    def activation(self, name: str, layer: int, head: int | None = None) -> np.ndarray:
+        """One layer of any activation, or one head's: pattern [n_head, n_seq, n_seq] and result [n_head, n_seq, n_embd]
+        are made on the spot."""
+        heads, writes = slice(None) if head is None else head, self.writes.get(layer, ())
+        if name == "pattern" and any(write.name == name for write in writes):
             pattern = m.attention_pattern(self.q[layer], self.k[layer])
-            put(self.writes.get(layer % self.model.config.n_layer, ()), name, pattern, None, None)
-            return pattern
+            put(writes, name, pattern, None, None)
+            return pattern[heads]
+        if name == "pattern":
+            return m.attention_pattern(self.q[layer, heads], self.k[layer, heads])
         if name == "result":
-            return m.head_results(self.z[layer], self.model.weights.h[layer].attn.c_proj.weight)
-        return getattr(self, name)[layer]
+            return m.head_results(self.z[layer], self.model.weights.h[layer].attn.c_proj.weight)[heads]
+        return getattr(self, name)[layer][heads]
 
     @cached_property
     def pattern(self) -> np.ndarray:

@@ -83,6 +83,16 @@ class Write(NamedTuple):
         return self.at_rows(positions[which] - first, which) if which.size else None
 
 
+def as_writes(overwrites):
+    """Overwrites that are known to be right, each value an array with all its axes: {layer: [Write]}."""
+    writes = {}
+    for o in sorted(overwrites, key=lambda o: ORDER.index(o.name)):
+        heads, positions = (None if at is None else np.array(at) for at in (o.heads, o.positions))
+        value = o.value[None] if o.name in BY_HEAD else o.value
+        writes.setdefault(o.layer, []).append(Write(o.name, heads, positions, value, o.add))
+    return writes
+
+
 def put(writes, name, array, z, c_proj):
     """Write into an activation that a block has just handed out. z and c_proj are what `result` is a product of."""
     for write in writes:
@@ -185,7 +195,9 @@ def checked_value(overwrite, value, shape, dtype):
         np.broadcast_to(array, shape)
     except (TypeError, ValueError):
         got = list(np.shape(value)) if isinstance(value, np.ndarray) else type(value).__name__
-        raise ValueError(f"{what} must be a number, a Run, or an array that broadcasts to {list(shape)}, got {got}") from None
+        raise ValueError(
+            f"{what} must be a number, a Run, or an array that broadcasts to {list(shape)}, got {got}"
+        ) from None
     if not np.isfinite(array).all():
         raise ValueError(f"{what} contains NaN, or infinity in {np.dtype(dtype)}; check the values written into it")
     return array.reshape((1,) * (len(shape) - array.ndim) + array.shape)
