@@ -12,7 +12,7 @@ import numpy as np
 
 from minigpt2 import model as m
 from minigpt2.checks import check_finite, quiet
-from minigpt2.overwrite import put
+from minigpt2.overwrite import as_writes, put
 
 
 class Arrival(NamedTuple):
