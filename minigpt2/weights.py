@@ -53,7 +53,7 @@ def load(name_or_folder, dtype=np.float32, revision=None):
         if revision is not None:
             raise CheckpointError(f"revision {brief(revision)} chooses among versions on the Hub, but {name} is a folder")
         config, weights = load_folder(folder, dtype)
-        return config, weights, Source(name, None, folder, partial(load_tokenizer, folder, config.n_vocab))
+        return config, weights, Source(name, None, folder, partial(load_tokenizer, folder))
     if os.path.isfile(path):
         raise CheckpointError(f"{name} is a file: give the folder that holds config.json and model.safetensors")
 
@@ -67,7 +67,7 @@ def load(name_or_folder, dtype=np.float32, revision=None):
         if damaged := hub.discard_damaged(folder):
             raise CheckpointError(f"{error}; removed {', '.join(damaged)}: run again to download it anew") from None
         raise
-    return config, weights, Source(name, commit, folder, partial(fetch_tokenizer, name, folder, config.n_vocab))
+    return config, weights, Source(name, commit, folder, partial(fetch_tokenizer, name, folder))
 
 
 def load_folder(folder, dtype=np.float32):
@@ -100,25 +100,27 @@ def check_dtype(dtype):
         raise CheckpointError(f"weights are loaded as float32 or float64, not as {dtype!r}")
 
 
-def fetch_tokenizer(name, folder, n_vocab):
+def fetch_tokenizer(name, folder):
     """Make the Tokenizer of a snapshot of the Hub, its vocabulary downloaded first where it is not there yet."""
     from .hub import vocabulary
 
-    return load_tokenizer(vocabulary(name, folder), n_vocab)
+    return load_tokenizer(vocabulary(name, folder))
 
 
-def load_tokenizer(folder, n_vocab):
-    """Make the Tokenizer of a folder that holds vocab.json and merges.txt."""
-    missing = [name for name in ("vocab.json", "merges.txt") if not (folder / name).is_file()]
-    if missing:
+def load_tokenizer(folder):
+    """Make the Tokenizer of a folder that holds tokenizer.json, or vocab.json and merges.txt."""
+    from .vocabulary import has_vocabulary
+
+    if not has_vocabulary(folder):
+        missing = [name for name in ("vocab.json", "merges.txt") if not (folder / name).is_file()]
         raise CheckpointError(
-            f"{folder} has no {' and no '.join(missing)}, so this model runs on token ids but reads no text: put the "
-            "vocab.json and merges.txt that it was trained with beside its weights (from a tokenizer of transformers, "
-            "tokenizer.backend_tokenizer.model.save(folder) writes them)"
+            f"{folder} has no {' and no '.join(missing)} (and no tokenizer.json), so this model runs on token ids but "
+            "reads no text: put the files of the tokenizer that it was trained with beside its weights (in transformers, "
+            "tokenizer.save_pretrained(folder) writes them)"
         )
     from .tokenizer import Tokenizer
 
-    return Tokenizer(folder / "vocab.json", folder / "merges.txt", n_vocab=n_vocab)
+    return Tokenizer.from_folder(folder)
 
 
 # Names and shapes

@@ -18,7 +18,7 @@ needs_gpt2 = pytest.mark.skipif(find_genuine_vocabulary()[0] is None, reason=str
 
 @pytest.fixture(scope="module")
 def gpt2():
-    return Tokenizer(*genuine_vocabulary(), n_vocab=50257)
+    return Tokenizer(*genuine_vocabulary())
 
 
 @pytest.fixture(scope="module")
