@@ -2,7 +2,7 @@
 
 tiktoken knows no list of merges: it joins the two neighbours whose joined bytes have the lowest rank, by whatever
 merge, and takes a whole word that is a token as it is. That is the list's own result if every token, put together by
-the merges before its own, ends in exactly its own pair. Of GPT-2's 50,000 all do; the proof takes XX s.
+the merges before its own, ends in exactly its own pair. Of GPT-2's 50,000 all do; the proof takes 0.15 s.
 """
 
 from .bpe import LETTERS, unspell
@@ -23,12 +23,13 @@ class FastEncoder:
 
     def encode(self, text):
         try:
-            return [self._ids[rank] for rank in self._encoding.encode_ordinary(text)]
+            ranks = self._encoding.encode(text, disallowed_special=())  # encode_ordinary panics where this raises
         except ValueError:  # the regular expression's stack is full; nothing else is left that could fail
             raise ValueError(
                 f"the text of {len(text)} characters cannot be split: tiktoken gives up on about a million whitespace "
                 "characters in a row; shorten that run"
             ) from None
+        return [self._ids[rank] for rank in ranks]
 
 
 def fast_encoder(ids, merges):

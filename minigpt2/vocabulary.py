@@ -44,7 +44,7 @@ class Vocabulary:
 def read_pair(vocab_path, merges_path):
     """Read vocab.json and merges.txt, nothing beside them."""
     path = Path(vocab_path)
-    return with_settings(path, read_ids(path, read_object(path)), read_merges(Path(merges_path)), [], None, {})
+    return read_two(path, Path(merges_path), {}, None)
 
 
 def read_folder(folder):
@@ -57,9 +57,14 @@ def read_folder(folder):
     name = config.get("tokenizer_class")
     if name in BUILT_ON_TOKENIZER_JSON:
         raise refused(folder / "tokenizer_config.json", "tokenizer_class", name, "that reads tokenizer.json, which is missing")
-    path = folder / "vocab.json"
-    ids = read_ids(path, read_object(path))
-    return with_settings(path, ids, read_merges(folder / "merges.txt"), [], None, config, folder)
+    return read_two(folder / "vocab.json", folder / "merges.txt", config, folder)
+
+
+def read_two(path, merges_path, config, folder):
+    ids, merges = read_ids(path, read_object(path)), read_merges(merges_path)
+    vocabulary = with_settings(path, ids, merges, [], None, config, folder)
+    check_whole(vocabulary, merges_path)
+    return vocabulary
 
 
 def has_vocabulary(folder):
@@ -324,6 +329,8 @@ def read_ids(path, ids):
             f"{path} has {len(ids):,} tokens, the longest of {len(max(ids, key=len)):,} letters; at most {MOST_TOKENS:,} "
             f"of {LONGEST_TOKEN:,} are read"
         )
+    if "" in ids:
+        raise VocabularyError(f"{path} has a token without a letter, id {ids['']}; fetch the file again")
     ordered = sorted(ids.values())
     if ordered[0] != 0 or any(b != a + 1 for a, b in pairwise(ordered)):
         raise VocabularyError(f"{path} has {len(ids)} tokens, but their ids are not 0 to {len(ids) - 1}, once each")
@@ -350,9 +357,22 @@ def check_merges(path, ids, merges):
         if left not in ids or right not in ids or left + right not in ids:
             token = next(t for t in (left, right, left + right) if t not in ids)
             raise VocabularyError(
-                f"merge {number}, {brief(left)} with {brief(right)}, is not of {path}, which has no token {brief(token)}; "
-                "take the ids and the merges from one checkpoint"
+                f"merge {number} joins {brief(left)} and {brief(right)}, and {path} has no token {brief(token)}; take the ids and the merges from one checkpoint"
             )
+
+
+def check_whole(vocabulary, merges_path):
+    """Refuse a merges.txt whose end is missing: Hugging Face reads it, and cuts text into smaller pieces."""
+    ids, added = vocabulary.ids, {token.text for token in vocabulary.added}
+    made = {left + right for left, right in vocabulary.merges}
+    rest = [token for token in ids.keys() - made - added if len(token) > 1]
+    first = min(rest, key=ids.get, default="")
+    halves = [(first[:i], first[i:]) for i in range(1, len(first))]
+    if any(a in ids and b in ids for a, b in halves) and ids[first] > max((ids[token] for token in made), default=-1):
+        raise VocabularyError(
+            f"{merges_path} ends before the merge that makes {brief(first)}, which {vocabulary.path} has as token "
+            f"{ids[first]}: fetch the file again"
+        )
 
 
 # Files
