@@ -13,6 +13,7 @@ ids these are. This is the definition. tokenizer.py hands the work to tiktoken w
 import heapq
 import re
 import unicodedata
+from functools import cache
 
 NEVER = float("inf")
 
@@ -30,8 +31,7 @@ class Kinds(dict):
     """For str.translate: a letter outside ASCII becomes "A", a number "0", white space a tab, everything else "!"."""
 
     def __missing__(self, code):
-        category = "L" if later(code, LETTERS_SINCE_14) else "N" if later(code, NUMBERS_SINCE_14) else None
-        category = category or unicodedata.category(chr(code))[0]
+        category = later().get(code) or unicodedata.category(chr(code))[0]
         space = code in (0x85, 0xA0, 0x202F) or category == "Z"  # Unicode's White_Space, outside ASCII
         self[code] = code if code < 128 else {"L": "A", "N": "0"}.get(category, "\t" if space else "!")
         return self[code]
@@ -157,5 +157,8 @@ NUMBERS_SINCE_14 = """
 """
 
 
-def later(code, ranges):
-    return any(int(first, 16) <= code <= int(last, 16) for first, last in (r.split("-") for r in ranges.split()))
+@cache
+def later():
+    """{code point: "L" or "N"} of those."""
+    ranges = [(kind, *r.split("-")) for kind, text in (("L", LETTERS_SINCE_14), ("N", NUMBERS_SINCE_14)) for r in text.split()]
+    return {code: kind for kind, first, last in ranges for code in range(int(first, 16), int(last, 16) + 1)}
