@@ -2,20 +2,9 @@
 words. As Hugging Face's tokenizers finds them (tokenizer/added_vocabulary.rs)."""
 
 import re
-from typing import NamedTuple
 
 SPACES = "\t\n\x0b\x0c\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
 SOME_SPACES = re.compile(f"[{SPACES}]*")
-
-
-class AddedToken(NamedTuple):
-    text: str
-    id: int
-    lstrip: bool = False  # takes the white space before it
-    rstrip: bool = False  # takes the white space after it
-    normalized: bool = False  # looked for after those that are not
-    special: bool = True  # text like any other where the caller says so
-    assumed: bool = False  # named by no file: Hugging Face adds GPT-2's <|endoftext|> to every vocabulary
 
 
 class AddedTokens:

@@ -133,7 +133,9 @@ class Encoder:
             ids = [self.ids[token] for token in tokens]
         except KeyError as error:
             byte, character = unspell(error.args[0])[0], next(c for c in word if error.args[0] in spell(c))
-            raise ValueError(f"the vocabulary has no token for byte {byte:#04x} of {character!r}: reword the text") from None
+            raise ValueError(
+                f"the vocabulary has no token for byte {byte:#04x} of {character!r}: reword the text"
+            ) from None
         if len(symbols) < 50:
             if len(self._known) >= 1 << 16:
                 self._known.clear()
@@ -160,5 +162,7 @@ NUMBERS_SINCE_14 = """
 @cache
 def later():
     """{code point: "L" or "N"} of those."""
-    ranges = [(kind, *r.split("-")) for kind, text in (("L", LETTERS_SINCE_14), ("N", NUMBERS_SINCE_14)) for r in text.split()]
+    ranges = [
+        (kind, *r.split("-")) for kind, text in (("L", LETTERS_SINCE_14), ("N", NUMBERS_SINCE_14)) for r in text.split()
+    ]
     return {code: kind for kind, first, last in ranges for code in range(int(first, 16), int(last, 16) + 1)}

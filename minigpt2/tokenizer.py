@@ -9,9 +9,9 @@ import unicodedata
 
 from . import bpe
 from .added_tokens import AddedTokens
+from .checkpoint.vocabulary import END_OF_TEXT, read_folder, read_pair
 from .errors import VocabularyError  # noqa: F401 - what making a Tokenizer raises
 from .fast_bpe import fast_encoder
-from .vocabulary import END_OF_TEXT, read_folder, read_pair
 
 SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -44,7 +44,9 @@ class Tokenizer:
     def _use(self, vocabulary):
         self.path = vocabulary.path
         self.prefix_space, self.adds_bos = vocabulary.prefix_space, vocabulary.adds_bos
-        self._encoder = fast_encoder(vocabulary.ids, vocabulary.merges) or bpe.Encoder(vocabulary.ids, vocabulary.merges)
+        self._encoder = fast_encoder(vocabulary.ids, vocabulary.merges) or bpe.Encoder(
+            vocabulary.ids, vocabulary.merges
+        )
         self._added = AddedTokens(vocabulary.added)
         self._tokens = {number: token for token, number in vocabulary.ids.items()}  # in byte letters
         self._texts = {token.id: token.text for token in vocabulary.added}

@@ -77,7 +77,9 @@ class PromptPair:
         for answer in dict.fromkeys(self.answers):
             spaced = re.compile(rf" {re.escape(answer)}(?!\w)")
             if answer[:1].isalnum() and any(spaced.search(text) and not text[-1].isspace() for text in texts.values()):
-                found.append(f"the answer {answer!r} has no space, and in the text it has one: {' ' + answer!r} is another token")
+                found.append(
+                    f"the answer {answer!r} has no space, and in the text it has one: {' ' + answer!r} is another token"
+                )
         tokens, bos = self.tokens(model), model.tokenizer.bos
         for name in texts:
             if bos is not None and getattr(tokens, name)[:2] == (bos, bos):

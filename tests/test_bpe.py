@@ -8,7 +8,7 @@ import pytest
 from vocabulary import HARD_TEXTS, random_texts
 from vocabulary_files import gpt2, letters, with_tokens
 
-from minigpt2 import bpe, fast_bpe
+from minigpt2 import bpe
 from minigpt2.bpe import Encoder, join, join_long, spell, split, unspell
 from minigpt2.fast_bpe import FastEncoder, fast_encoder
 
@@ -57,7 +57,9 @@ def test_bytes_and_letters_are_each_others_inverse():
     assert len(bpe.LETTERS) == 256 and spell(" \n é") == "ĠĊĠÃ©" and unspell("ĠĊĠÃ©") == " \n é".encode()
     for text in TEXTS:
         assert unspell(spell(text)) == text.encode("utf-8")
-    assert unspell("漢") == "漢".encode() and unspell("a b") == b"a b" and unspell("\xad") == "\xad".encode()  # no byte letters
+    assert (
+        unspell("漢") == "漢".encode() and unspell("a b") == b"a b" and unspell("\xad") == "\xad".encode()
+    )  # no byte letters
 
 
 def test_words_are_the_text():
@@ -85,7 +87,9 @@ TOKEN_OF = {"a": 64, "1": 16, "!": 0}
 def test_every_character_is_the_letter_number_or_sign_that_it_is_to_tiktoken(kind):
     """Python 3.11's own table of Unicode is two versions older. All 1.1 million are compared below."""
     edges = {code + i for code in bpe.later() for i in (-1, 0, 1)}
-    codes = [code for code in ALL_CODES if (code < 0x3000 or code in edges or code % 17 == 0) and chr(code) not in TOKEN_OF]
+    codes = [
+        code for code in ALL_CODES if (code < 0x3000 or code in edges or code % 17 == 0) and chr(code) not in TOKEN_OF
+    ]
     lead = sorted({spell(chr(code))[0] for code in codes})
     ids, merges = with_tokens(letters(), *(kind + byte for byte in lead)), [(kind, byte) for byte in lead]
     fast = boundaries(fast_encoder(ids, merges).encode, kind, codes)

@@ -323,18 +323,30 @@ BROKEN = {
     "an id twice": (edit_vocabulary(lambda ids: ids.update(th=257)), "264 tokens, but their ids are not 0 to 263"),
     "a gap in the ids": (edit_vocabulary(lambda ids: ids.pop("th")), "263 tokens, but their ids are not 0 to 262"),
     "a negative id": (edit_vocabulary(lambda ids: ids.update(th=-1)), "264 tokens, but their ids are not 0 to 263"),
-    "another token": (edit_vocabulary(lambda ids: ids.update(xy=ids.pop("the"))), "merge 2 joins 'th' and 'e', .* no token 'the'"),
+    "another token": (
+        edit_vocabulary(lambda ids: ids.update(xy=ids.pop("the"))),
+        "merge 2 joins 'th' and 'e', .* no token 'the'",
+    ),
     "one token more": (edit_vocabulary(lambda ids: ids.update(xy=264)), "ends before the merge that makes 'xy'"),
     "an empty token": (edit_vocabulary(lambda ids: ids.update({"": 264})), "a token without a letter, id 264"),
-    "a token too long": (edit_vocabulary(lambda ids: ids.update({"a" * 5000: 264})), "longest of 5,000 letters; at most .* 4,096"),
+    "a token too long": (
+        edit_vocabulary(lambda ids: ids.update({"a" * 5000: 264})),
+        "longest of 5,000 letters; at most .* 4,096",
+    ),
     "merges cut short": (edit_merges(lambda text: text[:-5]), "ends before the merge that makes 'ĠĠ'"),
     "merges cut very short": (edit_merges(lambda text: text[:18]), "ends before the merge that makes 'the'"),
     "no merges": (edit_merges(lambda text: ""), "ends before the merge that makes 'th'"),
     "one merge more": (edit_merges(lambda text: text + "a b\n"), "merge 8 joins 'a' and 'b', .* no token 'ab'"),
     "a merge of other tokens": (edit_merges(lambda text: text.replace("th e", "e e")), "merge 2 .* no token 'ee'"),
     "a merge of one": (edit_merges(lambda text: text.replace("i n\n", "in\n")), "line 6 .* is 'in'"),
-    "a merge of three": (edit_merges(lambda text: text.replace("i n\n", "i n g\n")), "line 6 .*'i n g'; it must be two"),
-    "spaces unspelled": (edit_merges(lambda text: text.replace("Ġ", " ")), "line 4 of .*'  the'; it must be two tokens"),
+    "a merge of three": (
+        edit_merges(lambda text: text.replace("i n\n", "i n g\n")),
+        "line 6 .*'i n g'; it must be two",
+    ),
+    "spaces unspelled": (
+        edit_merges(lambda text: text.replace("Ġ", " ")),
+        "line 4 of .*'  the'; it must be two tokens",
+    ),
 }
 
 
@@ -351,7 +363,9 @@ def test_broken_files_are_refused(tmp_path, fault):
 def test_files_of_two_vocabularies_are_refused(tmp_path):
     _, merges = genuine_vocabulary()
     vocab, _ = tiny_vocabulary(tmp_path)
-    with pytest.raises(VocabularyError, match="merge 1 joins 'Ġ' and 't', .* no token 'Ġt'; take .* from one checkpoint"):
+    with pytest.raises(
+        VocabularyError, match="merge 1 joins 'Ġ' and 't', .* no token 'Ġt'; take .* from one checkpoint"
+    ):
         Tokenizer(vocab, merges)
 
 

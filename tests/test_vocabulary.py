@@ -7,7 +7,18 @@ import numpy as np
 import pytest
 from models import random_weights
 from vocabulary import END_OF_TEXT
-from vocabulary_files import CASES, REFUSED, SMALL, TEXTS, configured, gpt2, letters, two_files, with_tokens, write_files
+from vocabulary_files import (
+    CASES,
+    REFUSED,
+    SMALL,
+    TEXTS,
+    configured,
+    gpt2,
+    letters,
+    two_files,
+    with_tokens,
+    write_files,
+)
 
 from minigpt2 import GPT2
 from minigpt2.errors import VocabularyError
@@ -55,7 +66,9 @@ def test_ids_equal_hugging_face_live(tmp_path, monkeypatch, name):
         assert [tokenizer.encode(text, allow_special=False) for text in TEXTS] == split
     ids = np.random.default_rng(0).integers(tokenizer.n_vocab, size=(50, 8))
     text = [reference.decode(row, clean_up_tokenization_spaces=False) for row in ids]
-    ascii_only = all(t.text.isascii() for p in tokenizer._added._passes for t in p[0].values())  # it takes "é" for a byte
+    ascii_only = all(
+        t.text.isascii() for p in tokenizer._added._passes for t in p[0].values()
+    )  # it takes "é" for a byte
     assert not ascii_only or [tokenizer.decode(row) for row in ids] == text
 
 
@@ -88,7 +101,9 @@ def test_values_by_hand(tmp_path, name, text, ids):
 
 def test_added_tokens_are_tokens_everywhere(tmp_path):
     tokenizer = read(tmp_path, CASES["added_tokens.json"]())
-    assert tokenizer.single_token("<|SEP|>") == 50258 and tokenizer.decode([50257, 13681, 50258]) == "<|BOS|>Great<|SEP|>"
+    assert (
+        tokenizer.single_token("<|SEP|>") == 50258 and tokenizer.decode([50257, 13681, 50258]) == "<|BOS|>Great<|SEP|>"
+    )
     assert tokenizer.visible_tokens([50257, 220, 50258]) == ["<|BOS|>", "␣", "<|SEP|>"] and tokenizer.n_vocab == 50259
     assert tokenizer.encode("<|BOS|>", allow_special=False) == [50257]  # added, but not special: as Hugging Face
 

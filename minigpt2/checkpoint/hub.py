@@ -18,9 +18,9 @@ from pathlib import Path
 import huggingface_hub
 from huggingface_hub import constants, errors
 
+from ..errors import CheckpointError, HubError
 from .config import read_config
-from .errors import CheckpointError, HubError
-from .files import shard_names, weight_files
+from .tensors import shard_names, weight_files
 from .vocabulary import FILES as VOCABULARY_FILES
 from .vocabulary import has_vocabulary
 
@@ -39,7 +39,9 @@ def snapshot(name, revision=None):
     """Find a model in the cache, or download it: (folder, commit). All its weights are there, or HubError is raised."""
     repo = repository(name)
     if revision is not None and (not re.fullmatch(r"\w[\w./-]*", str(revision)) or ".." in str(revision)):
-        raise CheckpointError(f"{revision!r:.120} is no name for a revision: give a branch, a tag or a full commit hash")
+        raise CheckpointError(
+            f"{revision!r:.120} is no name for a revision: give a branch, a tag or a full commit hash"
+        )
     for wanted in [revision] if revision else [PINNED.get(repo), "main"]:
         for folder in cached(repo, wanted, "config.json"):
             if is_complete(folder):
@@ -64,7 +66,10 @@ def vocabulary(name, folder):
 def settings_are_known(repo, commit):
     """Whether tokenizer_config.json, which can change every id, is in the cache or known not to be on the Hub. GPT-2's
     own repositories have nothing in it that does."""
-    answers = [huggingface_hub.try_to_load_from_cache(each, "tokenizer_config.json", revision=commit) for each in known_as(repo)]
+    answers = [
+        huggingface_hub.try_to_load_from_cache(each, "tokenizer_config.json", revision=commit)
+        for each in known_as(repo)
+    ]
     return repo in REPOSITORIES.values() or any(answer is not None for answer in answers)
 
 
@@ -91,7 +96,9 @@ def repository(name):
 
 def cached(repo, revision, file):
     """The cached snapshots of a repository, under its full and its short name, that hold `file`."""
-    found = [huggingface_hub.try_to_load_from_cache(each, file, revision=revision) for each in known_as(repo) if revision]
+    found = [
+        huggingface_hub.try_to_load_from_cache(each, file, revision=revision) for each in known_as(repo) if revision
+    ]
     return [Path(path).parent for path in found if isinstance(path, str)]
 
 

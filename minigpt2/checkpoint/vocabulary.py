@@ -9,10 +9,10 @@ import json
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
-from .added_tokens import AddedToken
-from .errors import VocabularyError
-from .files import brief
+from ..errors import VocabularyError
+from .tensors import brief
 
 END_OF_TEXT = "<|endoftext|>"  # stands between GPT-2's documents; no merge makes it
 FILES = (
@@ -28,6 +28,16 @@ BUILT_ON_GPT2 = (None, "GPT2Tokenizer", "GPT2TokenizerFast")
 BUILT_ON_TOKENIZER_JSON = ("PreTrainedTokenizerFast", "TokenizersBackend")
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 MORE_NAMED = ("additional_special_tokens", "extra_special_tokens")
+
+
+class AddedToken(NamedTuple):
+    text: str
+    id: int
+    lstrip: bool = False  # takes the white space before it
+    rstrip: bool = False  # takes the white space after it
+    normalized: bool = False  # looked for after those that are not
+    special: bool = True  # text like any other where the caller says so
+    assumed: bool = False  # named by no file: Hugging Face adds GPT-2's <|endoftext|> to every vocabulary
 
 
 @dataclass
@@ -56,7 +66,9 @@ def read_folder(folder):
         return read_tokenizer_json(path, config, folder)
     name = config.get("tokenizer_class")
     if name in BUILT_ON_TOKENIZER_JSON:
-        raise refused(folder / "tokenizer_config.json", "tokenizer_class", name, "that reads tokenizer.json, which is missing")
+        raise refused(
+            folder / "tokenizer_config.json", "tokenizer_class", name, "that reads tokenizer.json, which is missing"
+        )
     return read_two(folder / "vocab.json", folder / "merges.txt", config, folder)
 
 
@@ -153,7 +165,9 @@ def read_pre_tokenizer(path, steps):
     if step.get("use_regex", True) is not True:
         raise refused(path, "pre_tokenizer.use_regex", step["use_regex"], "only true is read here")
     if type(step.get("add_prefix_space")) is not bool:
-        raise refused(path, "pre_tokenizer.add_prefix_space", step.get("add_prefix_space"), "true or false was expected")
+        raise refused(
+            path, "pre_tokenizer.add_prefix_space", step.get("add_prefix_space"), "true or false was expected"
+        )
     return step["add_prefix_space"]
 
 
@@ -175,7 +189,9 @@ def read_post_processor(path, steps):
             return token
     except (KeyError, TypeError, ValueError, AttributeError):
         pass
-    raise refused(path, "post_processor.single", template[0].get("single"), "only one token before the text is read here")
+    raise refused(
+        path, "post_processor.single", template[0].get("single"), "only one token before the text is read here"
+    )
 
 
 def reconcile(path, config, prefix_space, bos):
@@ -188,9 +204,16 @@ def reconcile(path, config, prefix_space, bos):
         doubtful = said is not None and said != prefix_space
     if doubtful:
         says = "does not say" if said is None else f"says {json.dumps(said)}"
-        raise refused(path, "pre_tokenizer.add_prefix_space", prefix_space, f"tokenizer_config.json {says}: state the same there")
+        raise refused(
+            path, "pre_tokenizer.add_prefix_space", prefix_space, f"tokenizer_config.json {says}: state the same there"
+        )
     if config.get("add_bos_token") and bos is None:
-        raise refused(path, "post_processor", None, "it adds no BOS, and tokenizer_config.json says add_bos_token: make them agree")
+        raise refused(
+            path,
+            "post_processor",
+            None,
+            "it adds no BOS, and tokenizer_config.json says add_bos_token: make them agree",
+        )
     return config | {"add_prefix_space": prefix_space if said is None else said}
 
 
@@ -218,13 +241,17 @@ def check_same(vocabulary, folder):
     path = folder / "vocab.json"
     if path.is_file():
         ids = read_ids(path, read_object(path))
-        if any(known.get(token) != token_id for token, token_id in ids.items()) or vocabulary.ids.keys() - ids.keys() - {
-            token.text for token in vocabulary.added
-        }:
-            raise VocabularyError(f"{path} and {vocabulary.path} hold different tokens: remove the one that is not the model's")
+        if any(
+            known.get(token) != token_id for token, token_id in ids.items()
+        ) or vocabulary.ids.keys() - ids.keys() - {token.text for token in vocabulary.added}:
+            raise VocabularyError(
+                f"{path} and {vocabulary.path} hold different tokens: remove the one that is not the model's"
+            )
     path = folder / "merges.txt"
     if path.is_file() and read_merges(path) != vocabulary.merges:
-        raise VocabularyError(f"{path} and {vocabulary.path} hold different merges: remove the one that is not the model's")
+        raise VocabularyError(
+            f"{path} and {vocabulary.path} hold different merges: remove the one that is not the model's"
+        )
 
 
 # Added tokens
@@ -249,7 +276,9 @@ def collect_added(path, ids, stated, config, folder):
     named = read_named(source, config, gpt2)
     texts = {key: content(source, key, token) for key, token in named.items()}
     if len(entries) + len(named) > MOST_ADDED:
-        raise VocabularyError(f"{source} and what is beside it add {len(entries) + len(named):,} tokens; at most {MOST_ADDED:,} are read")
+        raise VocabularyError(
+            f"{source} and what is beside it add {len(entries) + len(named):,} tokens; at most {MOST_ADDED:,} are read"
+        )
     collected = Collected(ids)
     for file, number, fields in sorted(entries, key=lambda entry: entry[1] if type(entry[1]) is int else -1):
         collected.add(file, fields, named=fields.get("content") in texts.values(), number=number)
@@ -262,11 +291,15 @@ def collect_added(path, ids, stated, config, folder):
 
 def read_decoder(path, decoder, elsewhere):
     """The entries of tokenizer_config.json's added_tokens_decoder, {"50257": {"content": ...}}."""
-    if not isinstance(decoder, dict) or not all(isinstance(fields, dict) and key.isdecimal() for key, fields in decoder.items()):
+    if not isinstance(decoder, dict) or not all(
+        isinstance(fields, dict) and key.isdecimal() for key, fields in decoder.items()
+    ):
         raise refused(path, "added_tokens_decoder", decoder, "an object of id: object was expected")
     missing = [text for text in elsewhere if text not in [fields.get("content") for fields in decoder.values()]]
     if missing:
-        raise refused(path, "added_tokens_decoder", decoder, f"tokenizer.json also adds {brief(missing[0])}: make them agree")
+        raise refused(
+            path, "added_tokens_decoder", decoder, f"tokenizer.json also adds {brief(missing[0])}: make them agree"
+        )
     return [(path, int(key), fields) for key, fields in decoder.items()]
 
 
@@ -303,10 +336,17 @@ class Collected:
         flags = {key: fields.get(key, default) for key, default in flags.items()}
         for key, flag in flags.items():
             if type(flag) is not bool or key == "single_word" and flag:
-                raise refused(path, key, flag, f"{brief(text)} has it, and only {'false' if flag is True else 'true or false'} is read here")
+                raise refused(
+                    path,
+                    key,
+                    flag,
+                    f"{brief(text)} has it, and only {'false' if flag is True else 'true or false'} is read here",
+                )
         del flags["single_word"]
         old = self.added.get(text)
-        token = AddedToken(text, old.id if old else self.ids.get(text, self.next_id), **flags, special=special, assumed=assumed)
+        token = AddedToken(
+            text, old.id if old else self.ids.get(text, self.next_id), **flags, special=special, assumed=assumed
+        )
         if number not in (None, token.id) or type(number) is bool:
             whose = "the next free one" if token.id == self.next_id else "as the vocabulary does"
             raise refused(path, f"the id of {brief(text)}", number, f"Hugging Face gives it {token.id}, {whose}")
