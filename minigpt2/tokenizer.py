@@ -1,6 +1,6 @@
 """Text becomes token ids and back, and each token gets a label for figures and tables (Tokenizer.visible).
 
-How text becomes tokens is bpe.py's, what a checkpoint's files say of its vocabulary vocabulary.py's; nothing is fetched.
+How text becomes tokens is bpe.py's, what a checkpoint's files say of its vocabulary checkpoint/vocabulary.py's; nothing is fetched.
 """
 
 import operator
@@ -9,7 +9,8 @@ import unicodedata
 
 from . import bpe
 from .added_tokens import AddedTokens
-from .checkpoint.vocabulary import END_OF_TEXT, read_folder, read_pair
+from .checkpoint.added import END_OF_TEXT
+from .checkpoint.vocabulary import read_folder, read_pair
 from .errors import VocabularyError  # noqa: F401 - what making a Tokenizer raises
 from .fast_bpe import fast_encoder
 

@@ -11,7 +11,7 @@ import json
 from collections import Counter
 
 from ..bpe import LETTERS, spell, split
-from ..checkpoint.vocabulary import END_OF_TEXT
+from ..checkpoint.added import END_OF_TEXT
 
 
 def merge(word, pair):

@@ -2,7 +2,7 @@
 shards with an index) the weights. Names and shapes are checked against one table, expected_shapes, before a weight
 is read.
 
-Read next: config.py (the sizes), files.py (how the bytes are read), hub.py (how a name becomes a folder), tokenizer.py (the vocabulary).
+Read next: config.py (the sizes), tensors.py (how the bytes are read), hub.py (how a name becomes a folder), vocabulary.py (the vocabulary).
 """
 
 import json
