@@ -38,8 +38,16 @@ def words(seed, n):
 
 def test_the_pair_of_the_lowest_rank_is_joined_first_and_of_equal_ones_the_leftmost():
     ranks = {("b", "c"): 0, ("a", "b"): 1, ("a", "a"): 2}
-    assert join("abc", ranks) == ["a", "bc"] and join("aaa", ranks) == ["aa", "a"] and join("", ranks) == []
-    assert join("abab", {("ab", "a"): 0, ("a", "b"): 1}) == ["aba", "b"]  # one at a time: the new pair goes first
+    assert bpe.join("abc", ranks) == ["a", "bc"] and bpe.join("aaa", ranks) == ["aa", "a"] and bpe.join("", ranks) == []
+    assert bpe.join("abab", {("ab", "a"): 0, ("a", "b"): 1}) == ["aba", "b"]  # one at a time: the new pair goes first
+
+
+def test_a_token_is_not_joined_from_whatever_makes_its_bytes():
+    """tiktoken joins a to bc, since "abc" is a token; the merges say ab to c, and never come to it."""
+    ids, merges = with_tokens(letters(), "bc", "ab", "abc"), [("b", "c"), ("a", "b"), ("ab", "c")]
+    assert Encoder(ids, merges).encode("abc") == [64, 256]
+    encoder = fast_encoder(ids, merges) or Encoder(ids, merges)
+    assert encoder.encode("abc") == [64, 256]
 
 
 def test_long_words_are_joined_as_short_ones():

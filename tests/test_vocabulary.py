@@ -170,6 +170,13 @@ def test_answers_get_neither_bos_nor_space(tmp_path):
     assert PromptPair(**PAIR).tokens(other).answers == PromptPair(**PAIR).tokens(plain).answers
 
 
+def test_the_answers_ids_by_hand(tmp_path):
+    tokenizer = read(tmp_path, two_files(*gpt2(), config={"add_bos_token": True, "add_prefix_space": True}))
+    answers = " Jones", "Smith", "<|endoftext|>"
+    assert [tokenizer.continuation(answer) for answer in answers] == [[5437], [17919], [50256]]
+    assert tokenizer.encode("Smith") == [50256, 4176]
+
+
 def test_another_bos_stands_in_front(tmp_path):
     model = reader(tmp_path, bos_token="!")
     assert PromptPair(**PAIR, bos=True).tokens(model).clean[0] == model.encode("!")[0] == 0
