@@ -71,7 +71,7 @@ def unspell(token):
     try:
         return token.translate(BYTE_OF_LETTER).encode("latin-1")  # U+02FF, for what is no byte letter, is not in it
     except UnicodeEncodeError:
-        return token.encode("utf-8")
+        return token.encode("utf-8", "surrogatepass")
 
 
 # Symbols -> tokens

@@ -9,12 +9,15 @@ from models import random_weights
 from vocabulary import END_OF_TEXT
 from vocabulary_files import (
     CASES,
+    OLD_HEADER,
     REFUSED,
     SMALL,
     TEXTS,
     configured,
     gpt2,
     letters,
+    one_file,
+    token,
     two_files,
     with_tokens,
     write_files,
@@ -130,6 +133,75 @@ def test_hostile_vocabularies_are_read_or_refused_in_time(tmp_path):
         read(tmp_path, two_files(letters(), [], added={f"<{i}>": 256 + i for i in range(20_000)}))
     many = read(tmp_path, two_files(letters(), [], added={f"<{i}>": 256 + i for i in range(9_000)}))
     assert many.encode("<8999><12" * 1000) == [9255, *many.encode("<12", allow_special=False)] * 1000
+
+
+ODD = [
+    None,
+    True,
+    5,
+    1.5,
+    "x",
+    "\ud800",
+    [],
+    ["<a>"],
+    [5],
+    {},
+    {"content": "\ud800"},
+    {"content": 5},
+    {"5": {}},
+    {"type": "Sequence"},
+]
+
+
+def five_merges():
+    added = [token(END_OF_TEXT, 261, normalized=True)]
+    return two_files(*gpt2(5)) | one_file(*gpt2(5), added, {"model_max_length": 1024}, False, **OLD_HEADER)
+
+
+def places():
+    """Where a stranger can write something else: (file, keys down to it)."""
+    whole = five_merges() | {"added_tokens.json": {}, "special_tokens_map.json": {}, "tokenizer_config.json": {}}
+    yield from ((file, ()) for file in whole if file != "merges.txt")
+    yield from (("tokenizer.json", (key,)) for key in whole["tokenizer.json"])
+    yield from (("tokenizer.json", ("model", key)) for key in ("type", "vocab", "merges", "dropout", "unk_token"))
+    yield from (("tokenizer.json", ("added_tokens", 0, key)) for key in ("id", "content", "lstrip", "special"))
+    yield from (("tokenizer.json", ("pre_tokenizer", key)) for key in ("type", "add_prefix_space", "use_regex"))
+    for key in (
+        "tokenizer_class",
+        "bos_token",
+        "additional_special_tokens",
+        "added_tokens_decoder",
+        "add_bos_token",
+        "x_token",
+    ):
+        yield from ((file, (key,)) for file in ("tokenizer_config.json", "special_tokens_map.json"))
+    yield "added_tokens.json", ("<a>",)
+
+
+def test_odd_values_anywhere_are_read_or_refused(tmp_path):
+    """One sentence of our own, never an error from inside Python."""
+    whole = five_merges()
+    refused = 0
+    for file, keys in places():
+        for odd in ODD:
+            files = json.loads(json.dumps(whole | {"tokenizer_config.json": {}}))
+            holder, key = files, file
+            for step in keys:
+                holder.setdefault(key, {}) if isinstance(holder, dict) else None
+                holder, key = holder[key], step
+            holder[key] = odd
+            texts = {name: content if name == "merges.txt" else json.dumps(content) for name, content in files.items()}
+            write_files(tmp_path, texts)
+            try:
+                tokenizer = Tokenizer.from_folder(tmp_path)
+                assert all(tokenizer.visible(i) for i in range(255, tokenizer.n_vocab))
+                assert tokenizer.decode(tokenizer.encode("the man")).strip().endswith("the man")
+            except VocabularyError as error:
+                refused += 1
+                assert str(tmp_path) in str(error) and "\n" not in str(error)
+            for path in tmp_path.iterdir():
+                path.unlink()
+    assert refused > 200
 
 
 # Models and pairs

@@ -32,7 +32,7 @@ def collect_added(path, ids, stated, config, folder):
     the next free one: (list of AddedToken, {"bos_token": its text, ...})."""
     gpt2 = config.get("tokenizer_class") in BUILT_ON_GPT2
     source = folder / "tokenizer_config.json" if folder else path
-    entries = [(path, token.get("id"), token) for token in stated]
+    entries = [(path, token.get("id", "missing"), token) for token in stated]
     decoder = config.get("added_tokens_decoder")
     if decoder is not None:
         entries += read_decoder(source, decoder, [token.get("content") for token in stated] if gpt2 else [])
@@ -62,7 +62,7 @@ def collect_added(path, ids, stated, config, folder):
 def read_decoder(path, decoder, elsewhere):
     """The entries of tokenizer_config.json's added_tokens_decoder, {"50257": {"content": ...}}."""
     if not isinstance(decoder, dict) or not all(
-        isinstance(fields, dict) and key.isdecimal() for key, fields in decoder.items()
+        isinstance(fields, dict) and key.isdecimal() and len(key) < 10 for key, fields in decoder.items()
     ):
         raise refused(path, "added_tokens_decoder", decoder, "an object of id: object was expected")
     missing = [text for text in elsewhere if text not in [fields.get("content") for fields in decoder.values()]]

@@ -47,7 +47,7 @@ def read_tokenizer_json(path, config):
 def parts(part, key):
     """A normalizer, pre-tokenizer or the like as the list of steps that it is."""
     if isinstance(part, dict) and part.get("type") == "Sequence" and isinstance(part.get(key), list):
-        return [one for each in part[key] for one in parts(each, key)]
+        return part[key]
     return [] if part is None else [part]
 
 
