@@ -65,8 +65,6 @@ class Tokenizer:
         "<|endoftext|>" in the text, and every other special token, becomes that token; with allow_special=False it is
         text like any other.
         """
-        if not isinstance(text, str):
-            raise ValueError(f"encode takes text (str), got {type(text).__name__}; model.run takes token ids")
         before = [self.bos] if self.adds_bos else []
         return before + self._encode(text, allow_special, self.prefix_space)
 
@@ -75,6 +73,8 @@ class Tokenizer:
         return self._encode(text, allow_special=True, prefix_space=False)
 
     def _encode(self, text, allow_special, prefix_space):
+        if not isinstance(text, str):
+            raise ValueError(f"encode takes text (str), got {type(text).__name__}; model.run takes token ids")
         if match := SURROGATE.search(text):
             raise ValueError(
                 f"character {match.start()} of the text is {match[0]!a}, half of a UTF-16 pair, which is no character; "
