@@ -100,7 +100,7 @@ def decoded(text):
 
 def known_as(name):
     """The name of a model in headings: of a folder's path, or of owner/name, the last part; of "bundled", words."""
-    return "the bundled model" if name == "bundled" else Path(name).name or "model"
+    return "the bundled model" if name == "bundled" else printable(Path(name).name) or "model"
 
 
 def in_colour(stream=None):

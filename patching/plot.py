@@ -18,7 +18,7 @@ from matplotlib.patches import Rectangle
 
 from minigpt2 import drawing
 from minigpt2.drawing import SIGNED, check_picture, drawable, write
-from minigpt2.terminal import filled, guarded, known_as, wrapped
+from minigpt2.terminal import filled, guarded, known_as, printable, wrapped
 
 from . import save
 from .panels import (
@@ -225,7 +225,7 @@ def main():
     check_picture(out)
     results = [save.load(file) for file in args.files]
     write(compared(*results) if [r.method for r in results] == ["patching", "attribution"] else figure(results), out)
-    print(out)
+    print(printable(out))
 
 
 if __name__ == "__main__":

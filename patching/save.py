@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from minigpt2.files import brief
+from minigpt2 import files
+from minigpt2.terminal import brief
 from minigpt2.writing import replacing
 
 from .prompts import PairTokens
@@ -130,7 +131,7 @@ def load(path):
 
 def open_file(path):
     try:
-        return open(path, "rb")
+        return files.open_file(path)
     except OSError as error:
         raise OSError(f"cannot read {path}: {error.strerror}; python -m patching.demo --save writes results") from None
 

@@ -23,9 +23,8 @@ from pathlib import Path
 import numpy as np
 
 from .. import backward, weights
-from ..files import brief
 from ..model import Config
-from ..terminal import guarded
+from ..terminal import brief, guarded
 from ..tokenizer import Tokenizer
 from . import batches, bpe, corpus, words
 from .optimiser import AdamW, Parameters, clip
