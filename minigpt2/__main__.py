@@ -63,7 +63,7 @@ def main(arguments=None):
     args = parse(arguments)
     pictures = [paths[-1] for paths in (args.lens and [args.lens], args.attribution, args.pattern) if paths]
     if pictures:
-        from .drawing import check_picture, write
+        from .pictures.style import check_picture, write
 
         for path in pictures:
             check_picture(path)
@@ -118,12 +118,14 @@ def print_continued(model, text, tokens, args):
 
     greedy = args.top_k is args.top_p is args.seed is None
     temperature = args.temperature if args.temperature is not None else float(not greedy)
-    end, n = None if args.past_end else model.tokenizer.end_of_text, 0
+    end = None if args.past_end else model.tokenizer.end_of_text
     new = generate(model, tokens, args.generate, temperature, args.top_k, args.top_p, args.seed, stop=end)
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     show(text)
-    for n, token in enumerate(new, start=1):
+    n = 0
+    for token in new:
         show(decoder.decode(spelled(model, token)))
+        n += 1
     show(decoder.decode(b"", final=True) + "\n")
     if n < args.generate:
         warn(f"the text ended (<|endoftext|>) after {n} of {args.generate} tokens: --past-end goes on")
@@ -146,18 +148,18 @@ def show(text):
 
 def draw(run, args):
     """Draw what was asked for: yields each figure, the path to write it to, and a line that says so."""
-    from . import pictures
     from .lens import direct_logit_attribution, logit_lens
+    from .pictures import runs
 
     if args.lens:
-        yield pictures.lens_figure(logit_lens(run)), args.lens, args.lens
+        yield runs.lens_figure(logit_lens(run)), args.lens, args.lens
     if args.attribution:
         plus, minus, path = args.attribution
         attribution = direct_logit_attribution(run, plus, minus)
-        yield pictures.attribution_figure(attribution), path, f"{path}: {attribution}"
+        yield runs.attribution_figure(attribution), path, f"{path}: {attribution}"
     if args.pattern:
         layer, head, path = args.pattern
-        yield pictures.pattern_figure(run, layer, head), path, path
+        yield runs.pattern_figure(run, layer, head), path, path
 
 
 if __name__ == "__main__":

@@ -39,16 +39,18 @@ def convert(path, folder, n_head, vocabulary=None):
     n_head is the number of attention heads, which no weight shows. vocabulary is a folder with vocab.json and merges.txt
     to copy, or None. Raises CheckpointError for what is not a GPT-2, OSError for what cannot be read or written.
     """
-    from .files import read_tensor
+    from .checkpoint.tensors import read_tensor
+    from .checkpoint.weights import check_tied, save_folder
     from .shapes import check_config, check_shapes, nest
-    from .weights import check_tied, save_folder
 
     folder = Path(folder)
     if folder.is_file() or folder.is_dir() and any(folder.iterdir()):
         raise CheckpointError(f"{folder} is there already and not empty: give the name of a new folder")
     stored = read_state(Path(path))
     turned = is_transposed(stored, path)
-    shapes = {name: tensor.shape[::-1] if turned and is_matrix(name) else tensor.shape for name, tensor in stored.items()}
+    shapes = {
+        name: tensor.shape[::-1] if turned and is_matrix(name) else tensor.shape for name, tensor in stored.items()
+    }
     config = find_sizes(shapes, n_head, path)
     check_config(config, path)
     shapes |= missing_biases(config, shapes)
@@ -60,7 +62,9 @@ def convert(path, folder, n_head, vocabulary=None):
     arrays |= {name: read_tensor(name, tensor, dtype) for name, tensor in stored.items() if name != "lm_head.weight"}
     if "lm_head.weight" in stored:
         check_tied(stored["lm_head.weight"], arrays["wte.weight"])
-    arrays = {name: array.T if turned and is_matrix(name) and name in stored else array for name, array in arrays.items()}
+    arrays = {
+        name: array.T if turned and is_matrix(name) and name in stored else array for name, array in arrays.items()
+    }
     save_folder(folder, config, nest(arrays), dtype, tokenizer.end_of_text if tokenizer else None)
     if tokenizer:
         copy_vocabulary(Path(vocabulary), folder)
@@ -68,8 +72,8 @@ def convert(path, folder, n_head, vocabulary=None):
 
 
 def read_state(path):
-    """Every weight of a state dict under GPT-2's own name: {name: files.Stored}, the masks left out."""
-    from .files import open_file, read_header
+    """Every weight of a state dict under GPT-2's own name: {name: tensors.Stored}, the masks left out."""
+    from .checkpoint.tensors import open_file, read_header
 
     with open_file(path) as file:
         start = file.read(4)
@@ -103,7 +107,9 @@ def is_matrix(name):
 
 def is_transposed(stored, path):
     """Whether the matrices are [n_out, n_in]: c_attn, which is never square, tells it of every layer."""
-    shapes = {name: tensor.shape for name, tensor in stored.items() if re.fullmatch(r"h\.\d+\.attn\.c_attn\.weight", name)}
+    shapes = {
+        name: tensor.shape for name, tensor in stored.items() if re.fullmatch(r"h\.\d+\.attn\.c_attn\.weight", name)
+    }
     if not shapes or "wte.weight" not in stored or len(stored["wte.weight"].shape) != 2:
         raise CheckpointError(
             f"{path} has no wte.weight and h.0.attn.c_attn.weight, so it is not a state dict of nanoGPT, minGPT or GPT-2; "
@@ -147,21 +153,21 @@ def find_vocabulary(name):
         return None
     if name != "gpt2":
         return Path(name)
-    from . import hub
+    from .checkpoint import hub
 
     return hub.vocabulary("gpt2", Path(hub.PINNED[hub.repository("gpt2")]))
 
 
 def read_vocabulary(folder, config):
     """The Tokenizer of a folder; ValueError for one that cannot be this model's."""
-    from .weights import load_tokenizer
+    from .checkpoint.weights import load_tokenizer
 
     return load_tokenizer(folder, config.n_vocab)
 
 
 def copy_vocabulary(source, folder):
-    from .files import open_file
-    from .writing import replacing
+    from .atomic import replacing
+    from .checkpoint.tensors import open_file
 
     for name in VOCABULARY_FILES:
         if (source / name).is_file():

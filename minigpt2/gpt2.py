@@ -5,16 +5,14 @@ The arithmetic is in model.py, the files are weights.py's and hub.py's, the voca
 """
 
 import os
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 import numpy as np
 
 from . import model as m
-from .errors import CheckpointError
-from .shapes import check_config, check_weights, flatten
+from .shapes import check_config, check_weights
 
 
 class GPT2:
@@ -42,7 +40,7 @@ class GPT2:
         repository; the default for "gpt2" is one pinned commit. Raises minigpt2.CheckpointError (a ValueError) for
         a checkpoint that cannot be used, minigpt2.HubError (an OSError) for one that cannot be fetched.
         """
-        from .weights import load
+        from .checkpoint.weights import load
 
         config, weights, source = load(name_or_folder, dtype, revision)
         model = cls(config, weights, source.tokenizer, source.name, source.revision)
@@ -54,6 +52,8 @@ class GPT2:
         """Pickle a loaded model as where it came from, to be loaded once in each process; another one as its arrays."""
         if self._origin is None:
             return type(self), (self.config, self.weights, self._tokenizer, self.name, self.revision)
+        from .pickled import fingerprint, load_again
+
         return load_again, (type(self), *self._origin, self.name, fingerprint(self.weights))
 
     def __repr__(self):
@@ -71,7 +71,9 @@ class GPT2:
     def tokenizer(self):
         """The vocabulary as minigpt2.tokenizer.Tokenizer; loaded on first use, since running on ids needs none."""
         if self._tokenizer is None:
-            raise ValueError(f"{self.name} was made without a vocabulary: give it token ids, or load it from a folder with one")
+            raise ValueError(
+                f"{self.name} was made without a vocabulary: give it token ids, or load it from a folder with one"
+            )
         return self._tokenizer() if callable(self._tokenizer) else self._tokenizer
 
     def encode(self, text):
@@ -120,7 +122,11 @@ class GPT2:
         for array in kept.values():
             array.flags.writeable = False
         return [
-            Run(self, tuple(map(int, text)), **{name: kept[name][:, i] if name in kept else None for name in ACTIVATIONS})
+            Run(
+                self,
+                tuple(map(int, text)),
+                **{name: kept[name][:, i] if name in kept else None for name in ACTIVATIONS},
+            )
             for i, text in enumerate(tokens)
         ]
 
@@ -217,7 +223,9 @@ class GPT2:
         if array.dtype.kind not in "iu":  # NumPy counts spans of time among its integers
             raise ValueError(f"token ids must be integers, got {array.dtype}; model.encode(text) makes them from text")
         if array.size > n_ctx:
-            raise ValueError(f"{array.size} tokens do not fit: {self.name} has n_ctx = {n_ctx} positions; shorten the text")
+            raise ValueError(
+                f"{array.size} tokens do not fit: {self.name} has n_ctx = {n_ctx} positions; shorten the text"
+            )
         outside = array[(array < 0) | (array >= n_vocab)]
         if outside.size:
             raise ValueError(f"token id {outside[0]} is not in the vocabulary: {self.name} has ids 0 to {n_vocab - 1}")
@@ -279,24 +287,6 @@ class Run:
 
 
 ACTIVATIONS = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "q", "k", "v", "z")
-
-
-# A model in another process
-
-
-def fingerprint(weights):
-    """A number that changes with any training: the checksum of the last row of every array."""
-    return zlib.crc32(b"".join(np.ascontiguousarray(array[-1]).tobytes() for array in flatten(weights).values()))
-
-
-@lru_cache(maxsize=4)
-def load_again(cls, place, dtype, revision, name, expected):
-    """The model that was pickled: loaded from where it came from, and refused if that holds other weights by now."""
-    model = cls.from_pretrained(place, np.dtype(dtype), revision)
-    model.name = name
-    if fingerprint(model.weights) != expected:
-        raise CheckpointError(f"{name} has other weights in {place} than when it was pickled: load it anew")
-    return model
 
 
 def keep_freed_memory():

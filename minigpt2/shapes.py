@@ -136,7 +136,9 @@ def wrapped_names(shapes):
 
 def transposed(shapes, expected):
     """Say so if matrices are stored [n_out, n_in], as nanoGPT, minGPT and every torch.nn.Linear do, or ""."""
-    oblong = [name for name in expected if re.search(r"c_(attn|fc|proj)\.weight$", name) and len(set(expected[name])) > 1]
+    oblong = [
+        name for name in expected if re.search(r"c_(attn|fc|proj)\.weight$", name) and len(set(expected[name])) > 1
+    ]
     turned = [name for name in oblong if shapes.get(name) == expected[name][::-1]]
     if not turned:
         return ""

@@ -1,6 +1,6 @@
 """What every command shows in a terminal: text and tables that line up, whether in colour, and errors as one sentence.
 
-Nothing here knows what it shows. The map of a sweep and its progress are patching/terminal.py's.
+Nothing here knows what it shows. The map of a sweep and its progress are patching/draw/heatmap.py's.
 """
 
 import argparse
@@ -49,7 +49,9 @@ def unwinding():
         signal.signal(number, signal.SIG_IGN)  # a second one must not end the unwinding
         raise SystemExit(128 + number)
 
-    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows has no SIGHUP
+    numbers = [
+        getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)
+    ]  # Windows has no SIGHUP
     numbers = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]
     if threading.current_thread() is not threading.main_thread():
         numbers = []  # only the main thread may handle signals

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from minigpt2 import files
+from minigpt2.atomic import replacing
+from minigpt2.checkpoint import tensors
 from minigpt2.terminal import brief
-from minigpt2.writing import replacing
 
+from .explain.labels import axis_label
 from .prompts import PairTokens
 from .result import Result
 from .sites import SITES
-from .words import axis_label
 
 FORMAT = 1
 LARGEST = 1e100  # of a number in a result; matplotlib's scales end before floats do
@@ -131,7 +131,7 @@ def load(path):
 
 def open_file(path):
     try:
-        return files.open_file(path)
+        return tensors.open_file(path)
     except OSError as error:
         raise OSError(f"cannot read {path}: {error.strerror}; python -m patching.demo --save writes results") from None
 
@@ -149,7 +149,9 @@ def check_size(unpacked, packed):
     """Raise ValueError for a small file that unpacks to gigabytes."""
     allowed = max(UNPACKED, 20 * packed)
     if unpacked > allowed:
-        raise ValueError(f"its {packed} bytes would unpack to {unpacked >> 20} MiB, and {allowed >> 20} MiB are allowed")
+        raise ValueError(
+            f"its {packed} bytes would unpack to {unpacked >> 20} MiB, and {allowed >> 20} MiB are allowed"
+        )
 
 
 def find_fault(about, arrays):

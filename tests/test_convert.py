@@ -12,10 +12,10 @@ from checkpoints import make_arrays, safetensors_bytes, stored
 from vocabulary import genuine_vocabulary, tiny_vocabulary
 
 from minigpt2 import GPT2, Config
+from minigpt2.checkpoint.weights import flatten
 from minigpt2.convert import convert, main
 from minigpt2.errors import CheckpointError, VocabularyError
 from minigpt2.terminal import guarded
-from minigpt2.weights import flatten
 
 SIZES = Config(n_layer=2, n_head=2, n_embd=14, n_ctx=13, n_vocab=11, d_mlp=56)
 MATRICES = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
@@ -169,7 +169,7 @@ def test_a_vocabulary_is_checked_and_copied(tmp_path, capsys):
 
 
 def test_gpt2s_own_vocabulary_comes_from_the_cache_by_name(monkeypatch):
-    from minigpt2 import hub
+    from minigpt2.checkpoint import hub
     from minigpt2.convert import find_vocabulary
 
     asked = []

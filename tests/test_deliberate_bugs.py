@@ -24,7 +24,7 @@ from minigpt2 import backward as b
 from minigpt2 import model as m
 from patching import prompts, sites
 
-sweep = importlib.import_module("patching.sweep")  # the package's own name `sweep` is the function
+sweep = importlib.import_module("patching.sweeps")  # the package's own name `sweep` is the function
 right = SimpleNamespace(
     **{name: getattr(m, name) for name in ("layer_norm", "split_qkv", "block", "attention_pattern")}
 )
@@ -416,7 +416,10 @@ BUGS = {
 
 def test_the_readme_states_how_many_they_are():
     """Some mistakes stand in several rows, each with another test that must see them."""
-    rows, mistakes = len(BUGS), len({wrong if callable(wrong) else wrong.overwrite for _, _, wrong, _, _ in BUGS.values()})
+    rows, mistakes = (
+        len(BUGS),
+        len({wrong if callable(wrong) else wrong.overwrite for _, _, wrong, _, _ in BUGS.values()}),
+    )
     readme = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
     assert f"| {mistakes} mistakes, {rows} tests of them |" in readme
 

@@ -56,7 +56,9 @@ def test_float64_is_hugging_faces_golden_result(name):
     for array, theirs in expected(name, np.float64).items():
         difference, size = abs(getattr(run, array) - theirs).max(), max(1, abs(theirs).max())
         made_with = ABOUT["versions"]
-        assert difference <= FLOAT64 * size, f"{name}: {array} differs by {difference:.1e} from Hugging Face's ({made_with}); {LOOK}"
+        assert difference <= FLOAT64 * size, (
+            f"{name}: {array} differs by {difference:.1e} from Hugging Face's ({made_with}); {LOOK}"
+        )
 
 
 @pytest.mark.parametrize("name", CASES)

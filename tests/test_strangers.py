@@ -16,11 +16,11 @@ from models import random_model, random_weights
 from vocabulary import tiny_vocabulary
 
 from minigpt2 import Config
-from minigpt2.drawing import drawable, write
-from minigpt2.files import open_file
+from minigpt2.atomic import check_writable, replacing
+from minigpt2.checkpoint.tensors import open_file
+from minigpt2.checkpoint.weights import save_folder
+from minigpt2.pictures.style import drawable, write
 from minigpt2.terminal import brief, guarded, known_as, printable, warn
-from minigpt2.weights import save_folder
-from minigpt2.writing import check_writable, replacing
 from patching import PromptPair, save, sweep
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -64,7 +64,7 @@ def test_a_picture_of_any_label_is_xml(tmp_path):
 
 
 @posix
-@pytest.mark.parametrize("module, option", [("patching.plot", None), ("minigpt2.verify", "--facts")])
+@pytest.mark.parametrize("module, option", [("patching.draw", None), ("patching.verify", "--facts")])
 def test_a_pipe_in_place_of_a_file_is_refused_at_once(tmp_path, module, option):
     os.mkfifo(tmp_path / "pipe.npz")
     command = [sys.executable, "-m", module, *([option] if option else []), str(tmp_path / "pipe.npz")]
@@ -124,7 +124,9 @@ def test_what_is_not_a_file_is_not_replaced(tmp_path):
 
 
 @posix
-@pytest.mark.parametrize("name", ["x" * 252 + ".png", "é" * 130 + ".png", "x" * 256 + "/a.png", "new/" + "x" * 256 + "/a.png"])
+@pytest.mark.parametrize(
+    "name", ["x" * 252 + ".png", "é" * 130 + ".png", "x" * 256 + "/a.png", "new/" + "x" * 256 + "/a.png"]
+)
 def test_a_name_that_is_too_long_is_refused_beforehand(tmp_path, name):
     with pytest.raises(OSError, match="cannot write .*(255 are allowed|too long)"):
         check_writable(tmp_path / name)
@@ -135,7 +137,17 @@ def test_a_name_that_is_too_long_is_refused_beforehand(tmp_path, name):
 @posix
 @pytest.mark.parametrize("option", ["--lens", "--direct-attribution", "--save"])
 def test_names_made_of_the_pictures_are_checked_before_any_work(tmp_path, option):
-    command = [sys.executable, "-m", "patching.demo", "--model", "bundled", "--out", "x" * 249 + ".png", option, "--quiet"]
+    command = [
+        sys.executable,
+        "-m",
+        "patching.demo",
+        "--model",
+        "bundled",
+        "--out",
+        "x" * 249 + ".png",
+        option,
+        "--quiet",
+    ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     if option == "--save":
         command[command.index("--out") + 1] = "x" * 251 + ".png"
@@ -145,19 +157,21 @@ def test_names_made_of_the_pictures_are_checked_before_any_work(tmp_path, option
 
 def test_weights_that_cannot_be_read_name_the_reason(tmp_path, monkeypatch):
     """As root, too: the system's refusal is put in place of the open."""
-    import minigpt2.files
+    import minigpt2.checkpoint.tensors
 
     def refuse(path):
         raise PermissionError(13, "Permission denied", str(path))
 
     model = random_model(dtype=np.float32)
     save_folder(tmp_path, model.config, model.weights)
+    from minigpt2.checkpoint.weights import load
     from minigpt2.errors import CheckpointError
-    from minigpt2.weights import load
 
     for name in ("config.json", "model.safetensors"):
         real = open_file
-        monkeypatch.setattr(minigpt2.files, "open_file", lambda path: refuse(path) if path.name == name else real(path))
+        monkeypatch.setattr(
+            minigpt2.checkpoint.tensors, "open_file", lambda path: refuse(path) if path.name == name else real(path)
+        )
         with pytest.raises(CheckpointError, match=f"{name} cannot be read: Permission denied"):
             load(tmp_path)
 
@@ -213,7 +227,7 @@ def test_handlers_are_taken_back():
 
 
 def test_an_axis_name_in_a_result_is_shown_without_its_escapes(tmp_path, capsys):
-    from patching.plot import main
+    from patching.draw.__main__ import main
 
     model = random_model()
     path = save.save(sweep(model, PromptPair.from_tokens([1, 2, 3], [1, 4, 3], (5, 6))), tmp_path / "r")

@@ -24,9 +24,9 @@ from checkpoints import (
 )
 
 from minigpt2 import GPT2
-from minigpt2.config import read_config
+from minigpt2.checkpoint.config import read_config
+from minigpt2.checkpoint.weights import CheckpointError, expected_shapes, flatten, load, nest, save_folder
 from minigpt2.model import Config
-from minigpt2.weights import CheckpointError, expected_shapes, flatten, load, nest, save_folder
 
 ARRAYS = make_arrays()
 

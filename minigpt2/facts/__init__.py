@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..files import open_file
+from ..checkpoint.tensors import open_file
 from ..model import Config
 
 HERE = Path(__file__).parent
@@ -28,7 +28,16 @@ KINDS = {
     "log_probabilities": ("text", "ids", "values", "relative_tolerance", "source"),
     "greedy": ("text", "ids", "source"),
     "head_ablation": ("text", "ids", "layer", "head", "value", "tolerance", "source"),
-    "patching": ("clean_ids", "corrupted_ids", "answers", "clean_value", "corrupted_value", "sites", "tolerance", "source"),
+    "patching": (
+        "clean_ids",
+        "corrupted_ids",
+        "answers",
+        "clean_value",
+        "corrupted_value",
+        "sites",
+        "tolerance",
+        "source",
+    ),
 }
 
 

@@ -3,11 +3,11 @@
 from dataclasses import replace
 from pathlib import Path
 
-from .errors import CheckpointError
-from .files import read_json
-from .model import Config
-from .shapes import MOST, MOST_LAYERS, check_config, whole
-from .terminal import brief
+from ..errors import CheckpointError
+from ..model import Config
+from ..shapes import MOST, MOST_LAYERS, check_config, whole
+from ..terminal import brief
+from .tensors import read_json
 
 MUST_BE = {  # any other value computes something that model.py does not; None: the key is absent
     "model_type": ["gpt2"],
