@@ -54,7 +54,7 @@ def load(name_or_folder, dtype=np.float32, revision=None):
                 f"revision {brief(revision)} chooses among versions on the Hub, but {name} is a folder"
             )
         config, weights = load_folder(folder, dtype)
-        return config, weights, Source(name, None, folder, partial(load_tokenizer, folder, config.n_vocab))
+        return config, weights, Source(name, None, folder, partial(load_tokenizer, folder.absolute(), config.n_vocab))
     if os.path.isfile(path):
         raise CheckpointError(f"{name} is a file: give the folder that holds config.json and model.safetensors")
 
