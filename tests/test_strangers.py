@@ -217,6 +217,27 @@ def test_a_signal_that_is_ignored_stays_ignored():
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60).returncode == 0
 
 
+@posix
+@pytest.mark.parametrize(
+    "module", ["minigpt2", "minigpt2.convert", "patching.demo", "patching.draw", "patching.verify"]
+)
+def test_an_interrupt_while_a_command_is_imported_is_no_traceback(tmp_path, module):
+    """Ctrl-C comes while NumPy is imported, the longest part: a module of that name raises what Python would."""
+    (tmp_path / "numpy.py").write_text("raise KeyboardInterrupt\n")
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    command = [sys.executable, "-m", module, "x"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode in (-signal.SIGINT, 130) and "Traceback" not in done.stderr
+
+
+def test_a_fault_while_a_command_is_imported_keeps_its_traceback(tmp_path):
+    (tmp_path / "numpy.py").write_text("raise RuntimeError('broken')\n")
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    command = [sys.executable, "-m", "minigpt2", "x"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "Traceback" in done.stderr and "RuntimeError: broken" in done.stderr
+
+
 def test_handlers_are_taken_back():
     before = signal.getsignal(signal.SIGTERM)
     assert guarded(lambda: None) == 0 and guarded(lambda: 1 // 1 and None) == 0
