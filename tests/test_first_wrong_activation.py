@@ -3,6 +3,10 @@ test-suite runs (conftest.py), and its message says where to look; the second re
 loops and without looking at model.py.
 """
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from models import ODD, plain_forward, random_model, random_tokens
@@ -102,5 +106,9 @@ def test_the_first_wrong_one_is_named(monkeypatch, name, wrong, first):
     assert told and told.startswith(f"the first activation that is wrong is {first} (") and name in told
 
 
-def test_this_file_comes_first(request):
-    assert request.session.items[0].path == request.path
+def test_this_file_comes_first():
+    here = Path(__file__)
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", here.parent / "test_attribution.py", here]
+    listed = subprocess.run(command, cwd=here.parent.parent, capture_output=True, text=True, timeout=60).stdout
+    names = [line.partition("::")[0].rpartition("/")[2] for line in listed.splitlines() if "::" in line]
+    assert names[0] == here.name and names[-1] == "test_attribution.py"

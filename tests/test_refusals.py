@@ -182,6 +182,7 @@ def test_the_mark_stands_below_the_first_difference_after_wide_characters(tmp_pa
     clean, corrupted = model.encode("漢漢1b"), model.encode("漢漢2bc")
     assert len(clean) == 4 and model.labels(clean)[0] == "漢"
     top, bottom, mark = aligned(model, clean, corrupted).split("\n")
+    assert top.endswith(" 漢 | 漢 | 1 | b") and bottom.endswith(" 漢 | 漢 | 2 | b | c")
     for line, letter in ((top, "1"), (bottom, "2")):
         assert width(line.partition(letter)[0]) == width(mark.partition("^")[0])
     assert [width(part) for part in top.split("|")[:3]] == [width(part) for part in bottom.split("|")[:3]]
