@@ -268,7 +268,7 @@ class Run:
         return state | {"resid_pre": np.concatenate([self.resid_pre, self.resid_post[-1:]])}
 
     def __setstate__(self, state):
-        stream = state["resid_pre"]  # [n_layer + 1, n_seq, n_embd]
+        stream = state["resid_pre"]
         state |= {"resid_pre": stream[:-1], "resid_post": stream[1:]}
         self.__dict__.update({k: read_only(v) if isinstance(v, np.ndarray) else v for k, v in state.items()})
 
