@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from models import ODD, SMALL, cast, random_tokens, random_weights  # noqa: E402
 
 from minigpt2 import GPT2, Config  # noqa: E402
-from minigpt2.weights import flatten  # noqa: E402
+from minigpt2.checkpoint.weights import flatten  # noqa: E402
 
 # Two float64 programs that add thousands of products in different orders, through 12 layers, on logits of up to some
 # tens, differ by 1e-13 to 1e-11; the smallest mistake known to us (eps outside the root) moves logits by 1e-5 or more.
@@ -100,7 +100,9 @@ class Comparison:
     case: str
     size: float  # of the float64 logits
     float64: dict  # name: (largest |ours - Hugging Face's|, what is allowed)
-    float32: dict  # "ours", "eager", "sdpa": error of the float32 logits: (worst text, median text, mean over positions)
+    float32: (
+        dict  # "ours", "eager", "sdpa": error of the float32 logits: (worst text, median text, mean over positions)
+    )
 
     @property
     def faults(self):
@@ -193,7 +195,9 @@ def main():
     import torch
     import transformers
 
-    print(f"minigpt2 (NumPy {np.__version__}, {blas_kernel()}), transformers {transformers.__version__}, torch {torch.__version__}")
+    print(
+        f"{blas_kernel()}\nminigpt2 (NumPy {np.__version__}), transformers {transformers.__version__}, torch {torch.__version__}"
+    )
     print(
         "Largest error of a logit. float64: between the two programs, over all texts. float32: from the float64 result,"
     )

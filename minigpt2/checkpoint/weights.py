@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
+from ..atomic import replacing
+from ..errors import CheckpointError
+from ..model import MLP, Affine, Attn, Block, Weights
 from .config import read_config
-from .errors import CheckpointError
-from .files import brief, read_headers, read_pieces, read_tensor
-from .model import MLP, Affine, Attn, Block, Weights
-from .writing import replacing
+from .tensors import brief, read_headers, read_pieces, read_tensor
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Source:
     tokenizer: Callable
 
 
-BUNDLED = Path(__file__).parent / "bundled"  # a folder of the user's by that name is ./bundled
+BUNDLED = Path(__file__).parent.parent / "bundled"  # a folder of the user's by that name is ./bundled
 
 
 def load(name_or_folder, dtype=np.float32, revision=None):
@@ -51,7 +51,9 @@ def load(name_or_folder, dtype=np.float32, revision=None):
     if os.path.isdir(path):
         folder = Path(path)
         if revision is not None:
-            raise CheckpointError(f"revision {brief(revision)} chooses among versions on the Hub, but {name} is a folder")
+            raise CheckpointError(
+                f"revision {brief(revision)} chooses among versions on the Hub, but {name} is a folder"
+            )
         config, weights = load_folder(folder, dtype)
         return config, weights, Source(name, None, folder, partial(load_tokenizer, folder, config.n_vocab))
     if os.path.isfile(path):
@@ -116,7 +118,7 @@ def load_tokenizer(folder, n_vocab):
             "vocab.json and merges.txt that it was trained with beside its weights (from a tokenizer of transformers, "
             "tokenizer.backend_tokenizer.model.save(folder) writes them)"
         )
-    from .tokenizer import Tokenizer
+    from ..tokenizer import Tokenizer
 
     return Tokenizer(folder / "vocab.json", folder / "merges.txt", n_vocab=n_vocab)
 

@@ -13,8 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from .errors import CheckpointError
-
+from ..errors import CheckpointError
 
 LONGEST_JSON = 1 << 24  # bytes; the longest JSON of a GPT-2, its vocabulary, has 1 MB
 

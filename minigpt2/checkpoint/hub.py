@@ -18,9 +18,9 @@ from pathlib import Path
 import huggingface_hub
 from huggingface_hub import constants, errors
 
+from ..errors import CheckpointError, HubError
 from .config import read_config
-from .errors import CheckpointError, HubError
-from .files import shard_names, weight_files
+from .tensors import shard_names, weight_files
 
 PINNED = {"openai-community/gpt2": "607a30d783dfa663caf39e06633721c8d4cfcd7e"}
 REPOSITORIES = {  # the short names that everybody writes, which transformers' cache may hold as well
@@ -37,7 +37,9 @@ def snapshot(name, revision=None):
     """Find a model in the cache, or download it: (folder, commit). All its weights are there, or HubError is raised."""
     repo = repository(name)
     if revision is not None and (not re.fullmatch(r"\w[\w./-]*", str(revision)) or ".." in str(revision)):
-        raise CheckpointError(f"{revision!r:.120} is no name for a revision: give a branch, a tag or a full commit hash")
+        raise CheckpointError(
+            f"{revision!r:.120} is no name for a revision: give a branch, a tag or a full commit hash"
+        )
     for wanted in [revision] if revision else [PINNED.get(repo), "main"]:
         for folder in cached(repo, wanted, "config.json"):
             if is_complete(folder):
