@@ -7,8 +7,8 @@ tokenizer.json, and a token that is only named, as "pad_token": "[PAD]", is adde
 from typing import NamedTuple
 
 from ..errors import VocabularyError
+from ..terminal import brief
 from .ids import read_object, refused
-from .tensors import brief
 
 END_OF_TEXT = "<|endoftext|>"  # stands between GPT-2's documents; no merge makes it
 BUILT_ON_GPT2 = (None, "GPT2Tokenizer", "GPT2TokenizerFast")

@@ -4,7 +4,8 @@ import json
 from itertools import pairwise
 
 from ..errors import VocabularyError
-from .tensors import brief
+from ..terminal import brief
+from .tensors import open_file
 
 LONGEST = 1 << 24  # bytes of one file; the longest of GPT-2's has 1.4 million
 LONGEST_TOKEN = 4096  # letters; GPT-2's longest token has 128
@@ -65,7 +66,7 @@ def read_object(path):
 
 def read_text(path):
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             data = file.read(LONGEST + 1)
         text = data.decode("utf-8").replace("\r\n", "\n")
     except OSError as error:

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import VocabularyError
+from ..terminal import brief
 from .added import BUILT_ON_GPT2, collect_added
 from .ids import check_merges, read_ids, read_merges, read_object, refused
-from .tensors import brief
 from .tokenizer_json import read_tokenizer_json
 
 FILES = (
