@@ -149,14 +149,15 @@ def prepare_one(overwrite, model, n_seq):
     c, (layer, name) = model.config, (overwrite.layer, overwrite.name)
     if not isinstance(name, str) or name not in ORDER:
         raise ValueError(f"unknown activation {name!r:.60} to overwrite; choose from {', '.join(ORDER)}")
-    indices("layer", [layer], c.n_layer, f"{model.name} has")
+    indices("layer", [layer], c.n_layer, f"{model.name} has {c.n_layer} layers")
     if overwrite.heads is not None and name not in BY_HEAD:
         raise ValueError(f"{name} has no heads: leave out heads, or overwrite {', '.join(BY_HEAD)}")
-    n_positions, text = n_seq or c.n_ctx, "the text has" if n_seq else f"{model.name} has"
+    n_positions = n_seq or c.n_ctx
+    text = f"the text has {n_seq} tokens" if n_seq else f"{model.name} has {c.n_ctx} positions"
     heads, positions = (
-        None if chosen is None else np.array(indices(what, [chosen] if is_number(chosen) else chosen, n, of))
-        for what, chosen, n, of in (
-            ("head", overwrite.heads, c.n_head, f"{model.name} has"),
+        None if chosen is None else np.array(indices(what, [chosen] if is_number(chosen) else chosen, n, those))
+        for what, chosen, n, those in (
+            ("head", overwrite.heads, c.n_head, f"{model.name} has {c.n_head} heads"),
             ("position", overwrite.positions, n_positions, text),
         )
     )

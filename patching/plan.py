@@ -64,20 +64,25 @@ class Question:
 
     def _axes(self, layers, heads, positions):
         """The chosen indices of each axis of the result, {"layer": [0, 1, ...], ...}."""
-        c = self.model.config
         if "head" not in self.site.axes and heads is not None:
             raise ValueError(
                 f"{self.site_name} has no heads to choose from: leave out heads, or patch z, q, k, v or pattern"
             )
         if self.site_name == "pattern_entry" and self.all_positions:
             raise ValueError('pattern_entry patches single entries: positions="all" is the site pattern')
-        chosen = {
-            "layer": indices("layer", layers, c.n_layer, f"{self.model.name} has"),
-            "head": indices("head", heads, c.n_head, f"{self.model.name} has"),
-            "position": indices("position", None if self.all_positions else positions, self.n_seq, "the prompts have"),
-            "source": list(range(self.n_seq)),
-        }
+        positions = None if self.all_positions else positions
+        chosen = {axis: self._indices(axis, some) for axis, some in
+                  (("layer", layers), ("head", heads), ("position", positions), ("source", None))}  # fmt: skip
         return {axis: chosen[axis] for axis in self.site.axes if not (axis == "position" and self.all_positions)}
+
+    def _indices(self, axis, chosen):
+        """The chosen indices along one axis, all of them for None, or a ValueError."""
+        c, name = self.model.config, self.model.name
+        if axis == "layer":
+            return indices(axis, chosen, c.n_layer, f"{name} has {c.n_layer} layers")
+        if axis == "head":
+            return indices(axis, chosen, c.n_head, f"{name} has {c.n_head} heads")
+        return indices(axis, chosen, self.n_seq, f"the prompts have {self.n_seq} tokens")
 
     def _places(self, places, layers, heads, positions):
         """Sets of places, each to be patched together: a list of lists of (layer, position) or (layer, head, position),
@@ -101,14 +106,12 @@ class Question:
         return some
 
     def _place(self, place):
-        axes, c = self.site.axes, self.model.config
+        axes = self.site.axes
         if len(place) not in (len(axes) - 1, len(axes)):
             raise ValueError(
                 f"a place of {self.site_name} is ({', '.join(axes)}), or without the position, got {place!r:.60}"
             )
-        limits = {"layer": (c.n_layer, f"{self.model.name} has"), "head": (c.n_head, f"{self.model.name} has"),
-                  "position": (self.n_seq, "the prompts have")}  # fmt: skip
-        at = {axis: indices(axis, [i], *limits[axis])[0] for axis, i in zip(axes, place)}
+        at = {axis: self._indices(axis, [i])[0] for axis, i in zip(axes, place)}
         return Place(at["layer"], at.get("head"), rows(at.get("position"), self.n_seq))
 
     def patches(self, together="layer"):
