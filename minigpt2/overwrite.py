@@ -64,7 +64,7 @@ class Write(NamedTuple):
         """Write over what single heads add to attn_out [..., n_seq, n_embd], of which they are summands."""
         d_head, positions = z.shape[-1], slice(None) if self.positions is None else self.positions
         for i, head in enumerate(range(z.shape[-3]) if self.heads is None else self.heads):
-            value = self.value[i if len(self.value) > 1 else 0]  # [n_positions or 1, n_embd]
+            value = self.value[i if len(self.value) > 1 else 0]  # [..., n_embd], a row for each position or one for all
             if not self.add:
                 value = value - z[..., head, positions, :] @ c_proj.weight[head * d_head : (head + 1) * d_head]
             attn_out[..., positions, :] += value
