@@ -4,6 +4,7 @@ A Question checks the arguments without running anything; a Plan runs both texts
 patch, and says what each patch writes. Read next: sweeps.py.
 """
 
+import copy
 import math
 from itertools import product
 from typing import NamedTuple
@@ -99,6 +100,15 @@ class Question:
             raise ValueError("places must be a list of sets with at least one place in each")
         return tuple(tuple(self._place(place) for place in self._distinct(some)) for some in sets)
 
+    @property
+    def named_places(self):
+        """The sets of places as a Result has them, or None."""
+        if self.places is None:
+            return None
+        whole = slice(0, self.n_seq)
+        at = lambda positions: None if positions == whole and self.n_seq > 1 else positions.start  # noqa: E731
+        return tuple(tuple((place.layer, place.head, at(place.positions)) for place in some) for some in self.places)
+
     def _distinct(self, some):
         for i, place in enumerate(some):
             if place in some[:i]:
@@ -169,6 +179,20 @@ class Plan:
         """The first position at which a patch can change anything."""
         return max(self.first_change, min(place.positions.start for place in patch.places))
 
+    def vectors(self, name, layer, head):
+        """What the source has for one layer's activation, one head's where it has heads; [n_seq, size] or what broadcasts
+        to it. Of a pattern, no query reads a later key."""
+        vectors = self.source.vectors(self.runs, name, layer, head)
+        n_seq = len(self.base.tokens)
+        return np.tril(np.broadcast_to(vectors, (n_seq, n_seq))) if name == "pattern" else vectors
+
+    def draws(self):
+        """This plan, or of a random source with several draws one for each."""
+        plans = [copy.copy(self) for _ in self.source.draws]
+        for plan, source in zip(plans, self.source.draws):
+            plan.source = source
+        return plans or [self]
+
     def overwrites(self, patch):
         """What a patch writes, list[Overwrite]: (1 - alpha) of the base run's own vector + alpha of the source's."""
         return [self._overwrite(place) for place in patch.places]
@@ -176,7 +200,7 @@ class Plan:
     def _overwrite(self, place):
         name, (layer, head, positions, read) = self.question.site.activation, place
         old = self.base.activation(name, layer, head)  # [n_seq, size]
-        new = self.source.vectors(self.runs, name, layer, head)
+        new = self.vectors(name, layer, head)
         with quiet():
             value = blended(old, new, positions, self.question.alpha)
         if read is not None:  # one entry of a pattern's row
@@ -219,6 +243,8 @@ class Plan:
             model=self.model.name,
             revision=self.model.revision,
             method=method,
+            source=self.source.words,
+            places=question.named_places,
         )
 
 
