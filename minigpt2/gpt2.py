@@ -15,7 +15,7 @@ import numpy as np
 from . import model as m
 from .checks import check_batch, check_finite, check_resumed, check_tokens, quiet
 from .memory import keep_freed_memory, room_for
-from .overwrite import Overwrite, overwritten_block, prepare, put
+from .overwrite import Overwrite, check_ahead, overwritten_block, prepare, put
 from .shapes import check_config, check_weights
 
 
@@ -152,7 +152,9 @@ class GPT2:
         another shape or place, FloatingPointError for a stream that is not finite or overflows.
         """
         resid = check_resumed(resid, layer, at, self.config, self.dtype)
-        return self.run_on(resid, layer, prepare(overwrites, self, resid.shape[-2]), at)
+        writes = prepare(overwrites, self, resid.shape[-2])
+        check_ahead(writes, layer, at)
+        return self.run_on(resid, layer, writes, at)
 
     def run_on(self, resid, layer, writes, at="resid_pre"):
         """resume, with nothing checked but the numbers: writes are overwrite.prepare's."""
@@ -160,11 +162,12 @@ class GPT2:
         for i, h in enumerate(self.weights.h[layer:], start=layer):
             some = writes.get(i, ())
             with quiet():
+                resid = resid.copy() if some else resid  # it is written to where it is itself overwritten
                 if (i, at) == (layer, "resid_mid"):
+                    put(some, at, resid, None, None)
                     for name, resid in m.mlp_layer(resid, h, c):
                         put(some, name, resid, None, None)
                 else:
-                    resid = resid.copy() if some else resid  # it is written to where resid_pre is overwritten
                     for _, resid in overwritten_block(resid, h, c, some):
                         pass
             check_finite(resid, f"the residual stream overflowed {self.dtype} in layer {i}")
@@ -264,7 +267,9 @@ class Run:
         if name == "pattern":
             return m.attention_pattern(self.q[layer, heads], self.k[layer, heads])
         if name == "result":
-            return m.head_results(self.z[layer], self.model.weights.h[layer].attn.c_proj.weight)[heads]
+            result = m.head_results(self.z[layer], self.model.weights.h[layer].attn.c_proj.weight)
+            put(writes, name, result, None, None)
+            return result[heads]
         return getattr(self, name)[layer][heads]
 
     @cached_property
