@@ -1,6 +1,7 @@
 """A pair of prompts and the two answers that tell them apart: are they aligned, position by position?"""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 
@@ -9,7 +10,7 @@ class PromptPair:
     """A clean and a corrupted text, and the next token that each makes likely.
 
     answers are (clean answer, corrupted answer), each one token; the leading space belongs to it: " Jones". bos puts
-    <|endoftext|> in front of both texts. Nothing is tokenised before a model is at hand: see `tokens`.
+    <|endoftext|> before both texts. Nothing is tokenised before a model is at hand: see `tokens`.
     """
 
     clean: str
@@ -55,23 +56,35 @@ class PromptPair:
         answers = model.check_tokens(answers)
         if answers[0] == answers[1]:
             raise ValueError(f"both answers are token {answers[0]}: the metric compares two different tokens")
-        differing = (clean != corrupted).nonzero()[0]
-        if not differing.size:
-            raise ValueError("clean and corrupted are the same tokens: there is nothing to patch; change a token")
-        return PairTokens(*(tuple(map(int, a)) for a in (clean, corrupted, answers)), int(differing[0]))
+        tokens = PairTokens(*(tuple(map(int, ids)) for ids in (clean, corrupted, answers)))
+        if not tokens.differing:
+            raise ValueError("clean and corrupted are the same tokens, so there is nothing to patch; change a token")
+        return tokens
 
 
-class PairTokens(NamedTuple):
+class ThreeTuples(NamedTuple):
     clean: tuple  # n_seq ids
     corrupted: tuple  # n_seq ids
     answers: tuple  # (clean answer, corrupted answer)
-    first_difference: int  # the first position at which the two differ
+
+
+class PairTokens(ThreeTuples):
+    """The token ids of a pair."""
+
+    @cached_property
+    def differing(self) -> tuple:
+        """The positions at which the two texts differ, in ascending order."""
+        return tuple(pos for pos, (a, b) in enumerate(zip(self.clean, self.corrupted)) if a != b)
+
+    @property
+    def first_difference(self) -> int:
+        return self.differing[0]
 
 
 def end_of_text(model):
     token = model.tokenizer.end_of_text
     if token is None:
-        raise ValueError(f"bos=True puts <|endoftext|> in front, and the vocabulary of {model.name} has no such token")
+        raise ValueError(f"bos=True begins with <|endoftext|>, and the vocabulary of {model.name} has no such token")
     return token
 
 

@@ -108,14 +108,14 @@ BY_POSITION, BY_HEAD = ("layer", "position"), ("layer", "head", "position")
 
 SITES = {
     "resid_pre": Site(
-        resid_pre, BY_POSITION, "resid_pre", "the residual stream in front of {} layer", "in front of layer {layer}"
+        resid_pre, BY_POSITION, "resid_pre", "the residual stream before {} layer", "before layer {layer}"
     ),
     "resid_mid": Site(
         resid_mid, BY_POSITION, "resid_mid", "the residual stream between attention and MLP of {} layer",
         "in the middle of layer {layer}",
     ),
     "resid_post": Site(
-        resid_post, BY_POSITION, "resid_post", "the residual stream behind {} layer", "behind layer {layer}"
+        resid_post, BY_POSITION, "resid_post", "the residual stream after {} layer", "after layer {layer}"
     ),
     "attn_out": Site(
         attn_out, BY_POSITION, "attn_out", "what the attention of {} layer adds", "the attention of layer {layer}"

@@ -242,8 +242,11 @@ def a_layer_early(base, source, alpha, layer, at):
 
 
 def skipped_column(self, model):
-    tokens = tokens_of(self, model)
-    return tokens._replace(first_difference=tokens.first_difference + 1)
+    return LatePair(*tokens_of(self, model))
+
+
+class LatePair(prompts.PairTokens):
+    first_difference = property(lambda self: self.differing[0] + 1)
 
 
 def alpha_the_wrong_way(old, new, at, alpha):

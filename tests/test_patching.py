@@ -268,7 +268,7 @@ def test_answers_that_are_one_text_are_refused(reader):
 BAD_CHOICES = {
     "site": (dict(site="resid"), "no site 'resid'.*resid_pre.*pattern_entry"),
     "direction": (dict(direction="denoise"), "direction.*got 'denoise'"),
-    "metric": (dict(metric="accuracy"), "no metric 'accuracy'.*logit_difference"),
+    "metric": (dict(metric="accuracy"), "unknown metric 'accuracy'.*logit_difference"),
     "alpha is no number": (dict(alpha=float("nan")), "alpha.*nan"),
     "alpha is infinite": (dict(alpha=float("inf")), "alpha.*inf"),
     "alpha is text": (dict(alpha="1"), "alpha.*'1'"),
@@ -370,6 +370,7 @@ def test_a_site_is_a_function_and_a_line(monkeypatch):
     from patching import sites
     from patching.draw import figure
     from patching.explain import conclusions
+    from patching.explain.both_runs import BothRuns
     from patching.page import report
 
     def halved(base, source, alpha, layer, at):
@@ -394,12 +395,12 @@ def test_a_site_is_a_function_and_a_line(monkeypatch):
     monkeypatch.setitem(SITES, "nameless", sites.Site(halved, ("layer", "position")))
     nameless = sweep(model, pair, "nameless", positions=[-1, -2])
     np.testing.assert_array_equal(nameless.values, result.values)
-    assert conclusions.tell(nameless) and figure.figure(nameless) and report.page([nameless], [""], model, "", ())
+    assert conclusions.tell(nameless) and figure.figure(nameless) and report.page([nameless], [""], [BothRuns(model, nameless.tokens)], "", ())
     with pytest.raises(ValueError, match="names none: use sweep"):
         attribute(model, pair, "nameless")
     assert "half of what each MLP adds" in figure.figure(result).texts[0].get_text()
     assert conclusions.tell(result)
-    assert "half of what a MLP adds" in report.page([result], [""], model, "", ())
+    assert "half of what a MLP adds" in report.page([result], [""], [BothRuns(model, result.tokens)], "", ())
 
 
 @pytest.mark.parametrize("call, wrong", [(sweep, "layer"), (sweep_one_by_one, "keep"), (attribute, "keep_logits")])
