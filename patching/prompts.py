@@ -62,13 +62,13 @@ class PromptPair:
         return tokens
 
 
-class ThreeTuples(NamedTuple):
+class TokenIds(NamedTuple):
     clean: tuple  # n_seq ids
     corrupted: tuple  # n_seq ids
     answers: tuple  # (clean answer, corrupted answer)
 
 
-class PairTokens(ThreeTuples):
+class PairTokens(TokenIds):
     """The token ids of a pair."""
 
     @cached_property

@@ -57,8 +57,9 @@ def where_the_difference_is_carried(f):
     if f.most < HALF:
         yield "There is no clear story: no position carries half of the gap, but where one must by construction."
         return
-    runs = [(pos, [layer for _, layer in run]) for pos, run in groupby(zip(f.carriers, f.layers), lambda pair: pair[0])]
-    where = [f"{position_words(f.result, p)} {layer_words(f.result, layers)}" for p, layers in runs if p is not None]
+    carried = [(pos, layer) for pos, layer in zip(f.carriers, f.layers) if pos is not None]
+    runs = [(pos, [layer for _, layer in run]) for pos, run in groupby(carried, lambda pair: pair[0])]
+    where = [f"{position_words(f.result, pos)} {layer_words(f.result, layers)}" for pos, layers in runs]
     yield f"The difference between the texts is carried at {', then at '.join(where)}."
     if none := [i for i, pos in enumerate(f.carriers) if pos is None]:
         layers = layer_words(f.result, [f.layers[i] for i in none])
@@ -168,8 +169,9 @@ def how_far_the_values_can_be_trusted(f):
 
 
 def shares_beyond_0_and_1(f):
-    others = [cell for cell in f.opposing if f.is_stream and cell.place["position"] not in (*f.differing, f.last)]
-    if others:
+    flips = (*f.differing, f.last)  # where a share below -HALF has been told already
+    others = [cell for cell in f.opposing if cell.share > -HALF or cell.place.get("position") not in flips]
+    if f.is_stream and others:
         where = place_words(f.result, others[0].place)
         yield f"Some patches move the metric the other way, up to {percent(others[0].share)}: {where}."
     if f.share.max() > 1 + SEEN:
