@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from minigpt2 import terminal
-from minigpt2.terminal import known_as
+from minigpt2.terminal import known_as, printable
 
 from .. import attribute, save, sweep, sweep_one_by_one
 from ..draw.heatmap import Progress, heatmap
@@ -202,7 +202,10 @@ def write_files(args, pair, results, titles, views, both):
 
         report.write_page(args.report, results, titles, both=both, command=command, views=views)
         files.append(args.report)
-    show(*([] if args.quiet else [""]), *(str(file) if args.quiet else f"Written: {file}" for file in files))
+    show(
+        *([] if args.quiet else [""]),
+        *(printable(file) if args.quiet else f"Written: {printable(file)}" for file in files),
+    )
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ order of reading, with the kinds of map (Findings.kind) of which they are said. 
 what in the model did it, which heads, say, a map of the stream cannot show.
 """
 
-from itertools import groupby, islice
+from itertools import groupby
 
 import numpy as np
 
@@ -73,10 +73,8 @@ def the_best_cell(f):
 def each_changed_token_alone(f):
     r, changed = f.result, f.differing
     if len(changed) in (2, 3, 4) and set(changed) <= set(f.positions) and f.layers[0] == 0 and r.alpha == 1:
-        values = []
-        for pos, share in ((pos, f.at(pos)[0]) for pos in changed):
-            value = f"{number(r.base_value + share * r.gap)} ({percent(share)})"
-            values.append(f"the {r.target} {f.target_labels[pos]} at position {pos} gives {value}")
+        values = [(f"the {r.target} {f.target_labels[pos]} at position {pos} gives", f.at(pos)[0]) for pos in changed]
+        values = [f"{what} {number(r.base_value + share * r.gap)} ({percent(share)})" for what, share in values]
         patching = f"The texts differ at positions {ranges(changed)}, and patching {layer_words(r, [0])}"
         yield f"{patching} is nearly the same as swapping that one token: {joined(values)}."
 
@@ -93,13 +91,13 @@ def the_changed_positions_and_the_last(f):
         must = ", where it must be" if set(layers) <= f.by_construction else ""
         reach = " to ".join(dict.fromkeys(map(percent, (share[enough].min(), share[enough].max()))))
         before = f"; before that, {percent(share[:first].max())} at most" if first else ""
-        then = (
-            f"; {layer_words(f.result, [f.layers[after]])} it is {percent(share[after])}" if after < len(share) else ""
-        )
-        yield f"{there} the share is half or more {layer_words(f.result, layers)}{must} ({reach}){before}{then}."
+        then = [
+            f"; {layer_words(f.result, [f.layers[i]])} it is {percent(share[i])}" for i in range(len(share))[after:]
+        ]
+        yield f"{there} the share is half or more {layer_words(f.result, layers)}{must} ({reach}){before}{''.join(then[:1])}."
         if away := [layer for layer, s in zip(f.layers, share) if s <= -HALF]:
-            far = f"the metric moves away from the {f.result.target} run ({percent(share.min())})"
-            yield f"{there} the sign of the effect flips: {layer_words(f.result, away)}, {far}."
+            far = f"{layer_words(f.result, away)}, the metric moves away from the {f.result.target} run"
+            yield f"{there} the sign of the effect flips: {far} ({percent(share.min())})."
 
 
 def other_positions(f):
@@ -112,16 +110,13 @@ def other_positions(f):
 
 
 def the_largest_effect(f):
-    top, *second = islice(f.cells(), 2)
+    top, enough = next(f.cells()), "enough" if f.result.direction == "denoising" else "needed"
     place, share = place_words(f.result, top.place), percent(top.share)
-    if abs(top.share) < SEEN:
-        enough = "enough" if f.result.direction == "denoising" else "needed"
-        yield f"There is no clear story: no cell moves the metric by {percent(SEEN)} of the gap. The most: {place}, {share}."
-        yield f"So none of these cells is {enough} by itself, which does not rule out that several at once are."
-    else:
-        other = "; it goes the other way" if top.share < 0 else ""
-        alone = "" if second and abs(second[0].share) >= abs(top.share) / 2 else "; no other cell has half as much"
-        yield f"The largest effect is that of {place}: {share} of the gap{other}{alone}."
+    if abs(top.share) >= SEEN:
+        yield f"The largest effect is that of {place}: {share} of the gap{', the other way' * bool(top.share < 0)}."
+        return
+    yield f"There is no clear story: no cell moves the metric by {percent(SEEN)} of the gap. The most: {place}, {share}."
+    yield f"So none of these cells is {enough} by itself, which does not rule out that several at once are."
 
 
 def cells_with_a_tenth_or_more(f):
@@ -169,11 +164,11 @@ def how_far_the_values_can_be_trusted(f):
 
 
 def shares_beyond_0_and_1(f):
-    flips = (*f.differing, f.last)  # where a share below -HALF has been told already
-    others = [cell for cell in f.opposing if cell.share > -HALF or cell.place.get("position") not in flips]
+    told = (*f.differing, f.last)  # of positions at which the effect flips
+    others = [cell for cell in f.opposing if cell.share > -HALF or cell.place.get("position") not in told]
     if f.is_stream and others:
-        where = place_words(f.result, others[0].place)
-        yield f"Some patches move the metric the other way, up to {percent(others[0].share)}: {where}."
+        worst = f"{percent(others[0].share)}: {place_words(f.result, others[0].place)}"
+        yield f"Some patches move the metric the other way, up to {worst}."
     if f.share.max() > 1 + SEEN:
         yield f"Shares above 100 % (up to {percent(f.share.max())}) overshoot the run that the vectors came from."
 

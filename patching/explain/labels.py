@@ -26,8 +26,8 @@ def cell_words(result, cells, most=8):
         name += f" to position {place['source']}" if "source" in place else ""
         groups.setdefault(place.get("position"), []).append(f"{name} ({percent(share)})")
     where = {pos: f"at {position_words(result, pos)}: " if pos is not None else "" for pos in groups}
-    more = f"; and {len(cells) - most} more" if len(cells) > most else ""
-    return "; ".join(where[pos] + ", ".join(names) for pos, names in groups.items()) + more
+    more = [f"and {len(cells) - most} more"] if len(cells) > most else []
+    return "; ".join([where[pos] + ", ".join(names) for pos, names in groups.items()] + more)
 
 
 def position_words(result, pos):
