@@ -11,8 +11,8 @@ from minigpt2.terminal import fit, width
 class PromptPair:
     """A clean and a corrupted text, and the next token that each makes likely.
 
-    answers are (clean answer, corrupted answer), each one token; the leading space belongs to it: " Jones". bos puts
-    <|endoftext|> before both texts. Nothing is tokenised before a model is at hand: see `tokens`.
+    answers are (clean answer, corrupted answer), each one token; a leading space is part of it: " Jones". bos puts
+    <|endoftext|> before both texts. Nothing is tokenised until there is a model: see `tokens`.
     """
 
     clean: str

@@ -163,8 +163,8 @@ def largest_cells(found):
 
 
 def report_estimate(exact, estimate):
-    told = f"The estimate against the exact map: {agreement(exact, estimate).words()}."
-    return terminal.wrapped(told, min(terminal.columns(), 110))
+    text = f"The estimate against the exact map: {agreement(exact, estimate).words()}."
+    return terminal.wrapped(text, min(terminal.columns(), 110))
 
 
 def report_view(view):

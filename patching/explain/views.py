@@ -40,7 +40,7 @@ class LensOfBoth:
 
     def conclusions(self):
         """From where on each run predicts what it will predict in the end."""
-        told = []
+        sentences = []
         for name, lens in zip(RUNS, self.lenses):
             tokens = lens.top_tokens[:, -1, 0]
             others = np.flatnonzero(tokens != tokens[-1])
@@ -48,8 +48,8 @@ class LensOfBoth:
             depth, is_last = depths(len(tokens))[first], first == len(tokens) - 1
             since = f"only after {depth}, the last" if is_last else f"from {depth} on"
             final = self.model.labels([tokens[-1]])[0]
-            told.append(f"The final prediction of the {name} run, {final}, is the likeliest token {since}.")
-        return told
+            sentences.append(f"The final prediction of the {name} run, {final}, is the likeliest token {since}.")
+        return sentences
 
 
 def depths(n):
@@ -90,14 +90,14 @@ class WritersOfBoth:
             return [f"{clean.question} is the same in both runs, so there is no difference to attribute."]
         attn, mlp = (np.asarray(getattr(corrupted, part) - getattr(clean, part)) / self.gap for part in ("attn", "mlp"))
         rest = 1 - attn.sum() - mlp.sum()
-        told = [
+        sentences = [
             f"Of the difference of {signed(self.gap)} between the runs, attention adds {percent(attn.sum())} at "
             f"the last position and the MLPs {percent(mlp.sum())}"
             + (f"; {percent(rest)} is the token there itself." if abs(rest) >= 0.005 else ".")
         ]
         best = [f"layer {i}'s ({percent(attn[i])})" for i in np.argsort(-attn, kind="stable")[:2] if attn[i] >= SEEN]
         verb = "shares are" if len(best) > 1 else "share is"
-        return [*told, f"Attention's largest {verb} {' and '.join(best)}."] if best else told
+        return [*sentences, f"Attention's largest {verb} {' and '.join(best)}."] if best else sentences
 
 
 VIEWS = (LensOfBoth, WritersOfBoth)
