@@ -125,7 +125,7 @@ def test_every_kind_of_map(folder, tmp_path, monkeypatch, capsys, args, files):
     assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == files
     assert out.count("What it means") == {"all": 4, "overview": 3}.get(args[1], 1)
     if "--attribution" in args:
-        words = r"correlation -?[01]\.\d+, changes -?\d+\.\d\d times the exact ones .* at layer \d, position \d+: exact"
+        words = r"correlation -?[01]\.\d+, changes -?\d+\.\d\d of the exact ones .* at layer \d, position \d+: exact"
         assert re.search(words, " ".join(out.split()))
 
 

@@ -132,7 +132,8 @@ def test_attribution_beside_exact_outlines_the_worst_cell():
     values = exact.values.copy()
     values[2, 1] += 3
     fig = figure.compared(exact, replace(exact, values=values, method="attribution"))
-    assert "largest difference at layer 2, position 1: exact -4.00, estimate -1.00" in fig._suptitle.get_text()
+    text = fig._suptitle.get_text().replace("\n", " ")
+    assert "largest difference at layer 2, position 1: exact -4.00, estimate -1.00" in text
     assert "correlation 0.9" in fig._suptitle.get_text()
     flat = figure.compared(exact, replace(exact, values=np.full_like(values, 5.0), method="attribution"))
     assert "no correlation, since one map does not vary" in flat._suptitle.get_text().replace("\n", " ")

@@ -467,7 +467,7 @@ def test_agreement_finds_the_worst_cell_and_the_size_of_the_changes():
     assert (compared.exact, compared.estimate) == (exact.values[2, 1], values[2, 1])
     half = findings.agreement(exact, made(MOVES / 2))
     assert half.correlation == pytest.approx(1) and half.factor == pytest.approx(0.5)
-    assert "correlation 1.000, changes 0.50 times the exact ones" in half.words()
+    assert "correlation 1.000, changes 0.50 of the exact ones" in half.words()
     assert "no correlation" in findings.agreement(exact, made(np.zeros((6, 5)))).words()
     with pytest.raises(ValueError, match="same cells"):
         findings.agreement(exact, made(np.zeros((5, 5))))

@@ -24,7 +24,7 @@ EXAMPLES = """examples:
     python -m patching.demo --site heads
   the estimate from one backward pass, beside the exact map:
     python -m patching.demo --attribution
-  what each layer would predict, and what each head and MLP adds to the answer:
+  what each layer would predict, and what heads and MLPs add to the answer:
     python -m patching.demo --lens --direct-attribution
   two texts of your own, the numbers kept and everything on one page:
     python -m patching.demo --clean "The capital of France is" \\

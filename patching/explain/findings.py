@@ -176,7 +176,7 @@ class Agreement(NamedTuple):
     def words(self):
         place = ", ".join(f"{axis} {i}" for axis, i in self.worst.items())
         if np.isfinite(self.correlation):
-            told = f"correlation {self.correlation:.3f}, changes {self.factor:.2f} times the exact ones on average"
+            told = f"correlation {self.correlation:.3f}, changes {self.factor:.2f} of the exact ones (least squares)"
         else:
             told = "no correlation, since one map does not vary"
         return f"{told}; largest difference at {place}: exact {self.exact:.2f}, estimate {self.estimate:.2f}"
