@@ -63,7 +63,7 @@ class Result:
     @property
     def target(self) -> str:
         """The run that the vectors came from."""
-        return "clean" if self.direction == "denoising" else "corrupted"
+        return "corrupted" if self.base == "clean" else "clean"
 
     @property
     def base_value(self) -> float:

@@ -59,7 +59,7 @@ def parse():
 def make_parser():
     parser = argparse.ArgumentParser(
         prog="python -m patching.demo", epilog=METRIC_LINES + EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Activation patching in GPT-2: where, layer by layer, is the difference between two texts carried?",
+        description="Activation patching in GPT-2: where is the difference between two texts carried?",
     )  # fmt: skip
     add = parser.add_argument_group("the question").add_argument
     add("--experiment", default="surname", choices=[*EXPERIMENTS, "all"], metavar="NAME", help="see --list; or all")
