@@ -42,6 +42,8 @@ def main():
     jobs = plan_jobs(args, model)
     kinds = [kind for kind in VIEWS if getattr(args, kind.option)]
     runs = both_runs(model, jobs, keep=[name for kind in kinds for name in kind.keep])
+    for warning in dict.fromkeys(warning for pair in runs for warning in pair.warnings(model)):
+        print(f"WARNING: {warning}", file=sys.stderr)
     say(f"Model: {model!r}" + (f", revision {model.revision[:7]}" if model.revision else ""))
     results, n = [], 20 if len(args.experiments) == 1 else 5
     for i, job in enumerate(jobs):
