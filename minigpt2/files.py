@@ -6,15 +6,17 @@ Read next: weights.py, which says what the tensors found here must be.
 
 import json
 import math
+import os
 import re
+import stat
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from threading import Lock
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
-from .errors import CheckpointError
-
+from .errors import CheckpointError, brief
+from .header import read_header
 
 LONGEST_JSON = 1 << 24  # bytes; the longest JSON of a GPT-2, its vocabulary, has 1 MB
 
@@ -22,7 +24,7 @@ LONGEST_JSON = 1 << 24  # bytes; the longest JSON of a GPT-2, its vocabulary, ha
 def read_json(path):
     """Read a JSON object from a file."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             text = file.read(LONGEST_JSON + 1)
         if len(text) > LONGEST_JSON:
             raise ValueError(f"it is longer than {LONGEST_JSON:,} bytes")
@@ -32,22 +34,6 @@ def read_json(path):
     if not isinstance(fields, dict):
         raise CheckpointError(f"{path} holds {brief(fields)} instead of a JSON object: fetch it again")
     return fields
-
-
-def brief(value):
-    """What a stranger's file holds, or what was wrong with it, in one printable line that is not too long."""
-    text = " ".join(str(value).split()) if isinstance(value, Exception) else repr(value)
-    text = text if len(text) <= 120 else f"{text[:120]}..."
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-
-
-class Stored(NamedTuple):
-    """Where one tensor lies."""
-
-    path: Path
-    offset: int  # in bytes, from the start of the file
-    dtype: str  # safetensors' word for it
-    shape: tuple
 
 
 STORED_AS = {"F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8"}
@@ -85,33 +71,91 @@ def shard_names(index):
     return sorted(set(weight_map.values()))
 
 
-def read_headers(folder):
-    """Find every tensor of a folder: dict of Stored by name, the prefix "transformer." taken off."""
+def open_regular(path):
+    """Open a file for its bytes; OSError unless it is a regular one, as a pipe may block and a device may never end."""
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    file = open(os.open(path, flags), "rb", buffering=0)
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError("it is not a regular file")
+    return file
+
+
+class TensorFile:
+    """An open safetensors file, read by position, from several threads.
+
+    It is opened once, so that what was checked is what is read, even if another file takes its name meanwhile; and not
+    mapped into memory, where a file that another program shortens ends the process.
+    """
+
+    def __init__(self, path):
+        self.path = path
+        self.file = open_regular(path)
+        self.before = self.state()
+        self.size = self.before.st_size
+        self.lock = Lock()
+
+    def state(self):
+        return os.fstat(self.file.fileno())
+
+    def check_unchanged(self):
+        now = self.state()
+        if (now.st_size, now.st_mtime_ns) != (self.size, self.before.st_mtime_ns):
+            raise CheckpointError(f"{self.path} was changed while it was read: load it again once it is complete")
+
+    def read_into(self, array, offset):
+        """Fill a contiguous array with the bytes from `offset` on; returns how many there were."""
+        view, done = memoryview(array).cast("B"), 0
+        while done < len(view):
+            if hasattr(os, "preadv"):
+                n = os.preadv(self.file.fileno(), [view[done:]], offset + done)
+            else:  # Windows
+                with self.lock:
+                    self.file.seek(offset + done)
+                    n = self.file.readinto(view[done:])
+            if n == 0:
+                break
+            done += n
+        return done
+
+    def read(self, n, offset):
+        data = bytearray(n)
+        return bytes(data[: self.read_into(data, offset)])
+
+
+@contextmanager
+def open_tensors(folder):
+    """Give every tensor of a folder, dict of Stored by name (the prefix "transformer." taken off), while the block runs.
+
+    Raises CheckpointError if one of the files was changed during the block.
+    """
+    with ExitStack() as stack:
+        files = []
+        for path in weight_files(folder):
+            try:
+                files.append(TensorFile(path))
+            except OSError as error:
+                raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
+            stack.callback(files[-1].file.close)
+        try:
+            yield find_tensors(files)
+        except (CheckpointError, OSError):  # the change may be why
+            for file in files:
+                file.check_unchanged()
+            raise
+        for file in files:
+            file.check_unchanged()
+
+
+def find_tensors(files):
     found = {}
-    for path in weight_files(folder):
-        for name, tensor in read_header(path).items():
+    for file in files:
+        for name, tensor in read_header(file).items():
             name = name.removeprefix("transformer.")
             if name in found:
-                raise CheckpointError(f"{name} is there twice, in {found[name].path} and in {path}: remove one")
+                raise CheckpointError(f"{name} is there twice, in {found[name].file.path} and in {file.path}: remove one")
             found[name] = tensor
     return found
-
-
-def read_header(path):
-    """Find every tensor of one safetensors file; safetensors checks sizes, offsets and overlaps first."""
-    try:
-        with safe_open(path, "np"):
-            pass
-        with open(path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is not a whole safetensors file ({brief(error)}): fetch it again") from None
-    header.pop("__metadata__", None)
-    return {
-        name: Stored(path, 8 + length + at["data_offsets"][0], at["dtype"], tuple(at["shape"]))
-        for name, at in header.items()
-    }
 
 
 def read_pieces(name, tensor, dtype):
@@ -120,23 +164,22 @@ def read_pieces(name, tensor, dtype):
     safetensors' own arrays would be views of a memory map, whose pages count as memory beside the copy that alignment
     needs (the official file's data starts at an odd byte), and it has no bfloat16 for NumPy.
     """
+    path = tensor.file.path
     if tensor.dtype not in STORED_AS:
-        raise CheckpointError(f"{name} in {tensor.path} is stored as {tensor.dtype}, not as {' or '.join(STORED_AS)}")
+        raise CheckpointError(f"{name} in {path} is stored as {tensor.dtype}, not as {' or '.join(STORED_AS)}")
     size = math.prod(tensor.shape)
     buffer = np.empty(min(PIECE, size), STORED_AS[tensor.dtype])
-    with open(tensor.path, "rb") as file:
-        file.seek(tensor.offset)
-        for start in range(0, size, PIECE):
-            piece = buffer[: size - start]
-            if file.readinto(piece) != piece.nbytes:
-                raise CheckpointError(f"{tensor.path} ends inside {name}: fetch it again")
-            if tensor.dtype == "BF16":  # the upper half of a float32
-                piece = (piece.astype(np.uint32) << 16).view(np.float32)
-            with np.errstate(over="ignore"):
-                piece = piece.astype(dtype, copy=False)
-            if not np.isfinite(piece).all():
-                raise CheckpointError(f"{name} in {tensor.path} holds a number that is not finite in {piece.dtype}")
-            yield start, piece
+    for start in range(0, size, PIECE):
+        piece = buffer[: size - start]
+        if tensor.file.read_into(piece, tensor.offset + start * buffer.itemsize) != piece.nbytes:
+            raise CheckpointError(f"{path} ends inside {name}: fetch it again")
+        if tensor.dtype == "BF16":  # the upper half of a float32
+            piece = (piece.astype(np.uint32) << 16).view(np.float32)
+        with np.errstate(over="ignore"):
+            piece = piece.astype(dtype, copy=False)
+        if not np.isfinite(piece).all():
+            raise CheckpointError(f"{name} in {path} holds a number that is not finite in {piece.dtype}")
+        yield start, piece
 
 
 def read_tensor(name, tensor, dtype):

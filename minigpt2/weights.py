@@ -21,7 +21,8 @@ from safetensors.numpy import save_file
 
 from .config import read_config
 from .errors import CheckpointError
-from .files import brief, read_headers, read_pieces, read_tensor
+from .files import brief, open_tensors, read_pieces, read_tensor
+from .memory import check_room
 from .model import MLP, Affine, Attn, Block, Weights
 from .writing import replacing
 
@@ -75,20 +76,27 @@ def load_folder(folder, dtype=np.float32):
     check_dtype(dtype)
     config = read_config(folder)
     try:
-        stored = read_headers(folder)
-        if "wte.weight" not in stored and "lm_head.weight" in stored:  # safetensors' save_model keeps one of the two
-            stored["wte.weight"] = stored.pop("lm_head.weight")
-        check_shapes(config, {name: tensor.shape for name, tensor in stored.items()}, folder)
-        # Largest first, so that the two threads end together: wte alone is a third of GPT-2 small.
-        names = sorted(expected_shapes(config), key=lambda name: -math.prod(stored[name].shape))
-        with ThreadPoolExecutor(2) as pool:
-            arrays = pool.map(lambda name: read_tensor(name, stored[name], dtype), names)
-            flat = dict(zip(names, arrays, strict=True))
+        with open_tensors(folder) as stored:
+            return config, nest(read_weights(config, stored, dtype, folder))
     except MemoryError as error:
         raise CheckpointError(f"the weights in {folder} do not fit into the memory there is ({brief(error)})") from None
+
+
+def read_weights(config, stored, dtype, folder):
+    """Read and check all weights, from Stored by name: arrays by checkpoint name."""
+    if "wte.weight" not in stored and "lm_head.weight" in stored:  # safetensors' save_model keeps one of the two
+        stored["wte.weight"] = stored.pop("lm_head.weight")
+    check_shapes(config, {name: tensor.shape for name, tensor in stored.items()}, folder)
+    sizes = {name: math.prod(shape) for name, shape in expected_shapes(config).items()}
+    check_room(sum(sizes.values()) * np.dtype(dtype).itemsize, f"the model in {folder} as {np.dtype(dtype)}")
+    # Largest first, so that the two threads end together: wte alone is a third of GPT-2 small.
+    names = sorted(sizes, key=lambda name: -sizes[name])
+    with ThreadPoolExecutor(2) as pool:
+        arrays = pool.map(lambda name: read_tensor(name, stored[name], dtype), names)
+        flat = dict(zip(names, arrays, strict=True))
     if "lm_head.weight" in stored:
         check_tied(stored["lm_head.weight"], flat["wte.weight"])
-    return config, nest(flat)
+    return flat
 
 
 def check_dtype(dtype):
@@ -223,7 +231,7 @@ def check_tied(lm_head, wte):
         for start, piece in read_pieces("lm_head.weight", lm_head, wte.dtype)
     ):
         raise CheckpointError(
-            f"lm_head.weight in {lm_head.path} differs from wte.weight: a GPT-2 whose unembedding is not its embedding "
+            f"lm_head.weight in {lm_head.file.path} differs from wte.weight: a GPT-2 whose unembedding is not its embedding "
             "is not computed here"
         )
 
