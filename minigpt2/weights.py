@@ -49,7 +49,7 @@ def load(name_or_folder, dtype=np.float32, revision=None):
         raise CheckpointError(f"a model has a name or a folder, and {brief(name_or_folder)} is neither")
     name = os.fsdecode(name_or_folder)
     path = BUNDLED if name == "bundled" else os.path.expanduser(name)
-    if os.path.isdir(path):
+    if os.path.isdir(path) and not is_only_a_name(name):
         folder = Path(path)
         if revision is not None:
             raise CheckpointError(f"revision {brief(revision)} chooses among versions on the Hub, but {name} is a folder")
@@ -58,17 +58,22 @@ def load(name_or_folder, dtype=np.float32, revision=None):
     if os.path.isfile(path):
         raise CheckpointError(f"{name} is a file: give the folder that holds config.json and model.safetensors")
 
-    from . import hub  # huggingface_hub takes 0.1 s to import, which a folder need not pay for
+    from . import cache, hub  # huggingface_hub takes 0.1 s to import, which a folder need not pay for
 
     check_dtype(dtype)
     folder, commit = hub.snapshot(name, revision)
-    try:
+    with cache.healing(folder):
         config, weights = load_folder(folder, dtype)
-    except CheckpointError as error:
-        if damaged := hub.discard_damaged(folder):
-            raise CheckpointError(f"{error}; removed {', '.join(damaged)}: run again to download it anew") from None
-        raise
     return config, weights, Source(name, commit, folder, partial(fetch_tokenizer, name, folder, config.n_vocab))
+
+
+def is_only_a_name(name):
+    """Whether a folder is meant for something else: it is called "gpt2" or the like, and holds no model."""
+    if os.path.isfile(os.path.join(name, "config.json")):
+        return False
+    from .hub import REPOSITORIES
+
+    return name in REPOSITORIES
 
 
 def load_folder(folder, dtype=np.float32):
@@ -110,9 +115,12 @@ def check_dtype(dtype):
 
 def fetch_tokenizer(name, folder, n_vocab):
     """Make the Tokenizer of a snapshot of the Hub, its vocabulary downloaded first where it is not there yet."""
+    from .cache import healing
     from .hub import vocabulary
 
-    return load_tokenizer(vocabulary(name, folder), n_vocab)
+    place = vocabulary(name, folder)
+    with healing(place, (".json", ".txt")):
+        return load_tokenizer(place, n_vocab)
 
 
 def load_tokenizer(folder, n_vocab):

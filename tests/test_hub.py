@@ -18,7 +18,8 @@ import pytest
 from checkpoints import SMALL, byte_vocabulary, config_fields, make_arrays, safetensors_bytes, stored, write_folder
 from hub_server import Repo, etag, serving
 
-from minigpt2.hub import PATIENCE, PINNED
+from minigpt2.download import PATIENCE
+from minigpt2.hub import PINNED
 from minigpt2.weights import CheckpointError, load
 
 GPT2 = "openai-community/gpt2"
@@ -243,7 +244,7 @@ def test_a_silent_hub_is_noticed_in_time(tmp_path):
             sentence = client.refused_quietly()
             assert f"no answer within {PATIENCE} seconds" in sentence or "timed out" in sentence
             assert_three_ways(sentence, tmp_path)
-            assert PATIENCE - 1 < client.seconds < PATIENCE + 1
+            assert PATIENCE - 1 < client.seconds < PATIENCE + 3  # which importing the client adds to
 
 
 def test_offline(tmp_path):
@@ -281,7 +282,7 @@ def test_a_refusal_is_one_sentence(tmp_path, code, headers, says):
     with serving({}, fault=lambda request: request.answer(code, **headers)) as hub:
         client = Client(hub.url, tmp_path, "me/mine")
         assert re.search(says, client.refused_quietly()), client.err
-        assert client.seconds < PATIENCE + 1
+        assert client.seconds < PATIENCE + 3
 
 
 def test_a_passing_server_error_is_waited_for(tmp_path):
@@ -304,7 +305,7 @@ def test_a_name_that_can_only_be_a_folder(name):
 
 
 def test_a_cut_transfer_is_resumed(tmp_path):
-    """huggingface_hub asks for the rest, by a range, and keeps what came."""
+    """The rest is asked for by a range, and what came is kept."""
     cuts = [25 << 20]
 
     def cut(request):
@@ -314,7 +315,7 @@ def test_a_cut_transfer_is_resumed(tmp_path):
     with serving({GPT2: Repo(COMMIT, BIG_FILES)}, fault=cut) as hub:
         Client(hub.url, tmp_path).loaded(BIG_DIGEST)
         ranges = [asked for _, path, asked in hub.requests if "/cdn/" in path]
-    assert ranges == [None, f"bytes={20 << 20}-"]
+    assert ranges == [None, f"bytes={25 << 20}-"]
 
 
 @pytest.mark.parametrize("then, says", [("is cut again", "broke off"), ("answers 500", "answers 500 when asked for")])
@@ -351,7 +352,7 @@ def test_wrong_bytes_are_not_kept(tmp_path, file, wrong):
 
     with serving({GPT2: Repo(COMMIT, FILES)}, fault=tamper) as hub:
         sentence = Client(hub.url, tmp_path).refused_quietly()
-        assert ("checksum" if wrong == "bytes" else "Consistency check failed") in sentence
+        assert ("checksum" if wrong == "bytes" else f"came with {len(bad):,} bytes instead of {len(data):,}") in sentence
         assert not [path for path in tmp_path.rglob(file) if path.is_file()]
         hub.fault = None
         Client(hub.url, tmp_path, text=TEXT).loaded(text=TEXT)
