@@ -18,7 +18,9 @@ PAIR = PromptPair.from_tokens(seeded.PROMPT, seeded.CORRUPTED, (5437, 4176))  # 
 
 def training_table(model):
     """All gradients of a batch's loss, against the forward pass of the same batch to all its logits."""
-    print(f"\n{'batch':>12}{'forward':>10}{'backward':>10}{'ratio':>8}{'both, as in training':>22}   (seconds; ratio at most 2.5)")
+    print(
+        f"\n{'batch':>12}{'forward':>10}{'backward':>10}{'ratio':>8}{'both, as in training':>22}   (seconds; ratio at most 2.5)"
+    )
     weights, config, into = model.weights, model.config, backward.zeros_like(model.weights)
 
     def way_back(tokens):
@@ -41,14 +43,18 @@ def training_table(model):
         )
         seconds = statistics.median(alone)
         ratio = seconds / t["forward"]
-        print(f"{f'{n_texts} x {n_seq}':>12}{t['forward']:10.3f}{seconds:10.3f}{ratio:8.2f}{t['both']:22.3f}", flush=True)
+        print(
+            f"{f'{n_texts} x {n_seq}':>12}{t['forward']:10.3f}{seconds:10.3f}{ratio:8.2f}{t['both']:22.3f}", flush=True
+        )
 
 
 def attribution_table(model):
     """Estimates of a whole map, against one forward pass of one text and against the exact sweep."""
     forward = seeded.interleaved(15, one=lambda: model.run(seeded.PROMPT).logits)["one"]
     print(f"\none forward pass of the example's 11 tokens: {forward:.3f} s\n")
-    print(f"{'site':>14}{'cells':>8}{'attribute':>11}{'forwards':>10}{'sweep':>9}{'faster':>8}   (attribute runs both texts, then backward)")
+    print(
+        f"{'site':>14}{'cells':>8}{'attribute':>11}{'forwards':>10}{'sweep':>9}{'faster':>8}   (attribute runs both texts, then backward)"
+    )
     for site in ("resid_post", "mlp_out", "z", "k", "pattern", "pattern_entry"):
         cells = attribute(model, PAIR, site).values.size
         estimate = seeded.interleaved(9, one=lambda site=site: attribute(model, PAIR, site))["one"]

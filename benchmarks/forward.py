@@ -44,7 +44,9 @@ def process(code, folder):
 
 def forward_table(folder, rounds=3):
     """Each program in a process of its own, in turn: in one process the idle threads of one BLAS slow down the other."""
-    print("\nseconds to all logits, and their ratio to Hugging Face's (at most 1.3, 1.2, 1.2), which keeps no activations")
+    print(
+        "\nseconds to all logits, and their ratio to Hugging Face's (at most 1.3, 1.2, 1.2), which keeps no activations"
+    )
     print(f"{'tokens':>8}{'Hugging Face':>14}{'minigpt2, keeping nothing':>27}{'':>6}{'keeping everything':>20}")
     for n, repeats in ((11, 25), (128, 15), (1024, 5)):
         tokens = np.random.default_rng(n).integers(0, 50257, n).tolist()
@@ -78,7 +80,9 @@ print(peak * 1024, held)
 
 def memory_table(folder):
     weights = 4 * 124_439_808
-    print(f"\n{'tokens':>8} {'peak of load + run':>20} {'allowed':>9}   (MiB; 1.2 x float32 weights + what the run holds)")
+    print(
+        f"\n{'tokens':>8} {'peak of load + run':>20} {'allowed':>9}   (MiB; 1.2 x float32 weights + what the run holds)"
+    )
     for n in (11, 128, 1024):
         code = (OURS + MEMORY).format(tokens=(seeded.PROMPT * 100)[:n])
         peak, held = map(int, process(code, folder).split())

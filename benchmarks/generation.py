@@ -29,7 +29,9 @@ def main():
     print("milliseconds per new token; a ratio of 1 or less means at least as fast as Hugging Face\n")
     print(f"{'prompt':>8} {'new tokens':>12} {'Hugging Face':>14} {'minigpt2':>10} {'ratio':>7}")
     for n, repeats in ((50, 9), (200, 5)):
-        assert seeded.PROMPT + list(generate(ours, seeded.PROMPT, n)) == hugging_face(n), "the two differ in their tokens"
+        assert seeded.PROMPT + list(generate(ours, seeded.PROMPT, n)) == hugging_face(n), (
+            "the two differ in their tokens"
+        )
         seconds = seeded.interleaved(
             repeats, theirs=lambda: hugging_face(n), ours=lambda: list(generate(ours, seeded.PROMPT, n))
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from minigpt2 import Config
-from minigpt2.weights import expected_shapes, nest, save_folder
+from minigpt2.checkpoint.weights import expected_shapes, nest, save_folder
 
 GPT2_SMALL = Config(n_layer=12, n_head=12, n_embd=768, n_ctx=1024, n_vocab=50257, d_mlp=3072)
 # "Michelle Jones was a top-notch student. Michelle", and with Smith

@@ -102,7 +102,9 @@ def transformer_lens(hf):
     def matrix():
         _, cache = lens.run_with_cache(clean)
         with contextlib.redirect_stderr(io.StringIO()):  # its progress bar
-            return patching.get_act_patch_resid_pre(lens, corrupted, cache, lambda logits: difference(logits[0, -1])).numpy()
+            return patching.get_act_patch_resid_pre(
+                lens, corrupted, cache, lambda logits: difference(logits[0, -1])
+            ).numpy()
 
     return matrix
 
@@ -116,11 +118,15 @@ def peers_table(folder, model):
         off = {name: min(abs(f() - v).max() for v in values) for name, f in contenders.items()}  # and a warm-up
         seconds = seeded.interleaved(3, warm_up=False, **contenders, ours=ours)
         quick = seeded.interleaved(15, ours=ours, floor=floor(model))
-    print(f"the residual sweep of the example, 12 x 11 = 132 patches\n{'':60}{'seconds':>9}{'ratio':>8}  largest difference")
+    print(
+        f"the residual sweep of the example, 12 x 11 = 132 patches\n{'':60}{'seconds':>9}{'ratio':>8}  largest difference"
+    )
     for name in contenders:
         print(f"{name:60}{seconds[name]:9.2f}{seconds[name] / seconds['ours']:8.1f}  {off[name]:.0e}")
     print(f"{'minigpt2, sweep':60}{seconds['ours']:9.2f}{1:8.1f}")
-    print(f"\nthe floor, its matrix products with weights and nothing else, both base runs with them: {quick['floor']:.3f} s")
+    print(
+        f"\nthe floor, its matrix products with weights and nothing else, both base runs with them: {quick['floor']:.3f} s"
+    )
     print(f"the whole sweep: {quick['ours']:.3f} s, {quick['ours'] / quick['floor']:.2f} times the floor (at most 1.4)")
 
 
@@ -187,9 +193,14 @@ def growth_table():
         result = sweep(model, pair, site)
         seconds = time.perf_counter() - start
         extra = (memory("VmHWM") - loaded) / 1024
-        print(f"{site:>12}{n_seq:8}{result.values.size:9}{flops:9.0f}{seconds:9.2f}{flops / seconds:9.0f}{extra:16.0f}", flush=True)
+        print(
+            f"{site:>12}{n_seq:8}{result.values.size:9}{flops:9.0f}{seconds:9.2f}{flops / seconds:9.0f}{extra:16.0f}",
+            flush=True,
+        )
     print("GFLOP: the matrix products with weights alone, so a steady rate means that nothing else grows.")
-    print("Extra: the peak above the loaded model (at most 512 MiB), what malloc holds back from earlier rows included.")
+    print(
+        "Extra: the peak above the loaded model (at most 512 MiB), what malloc holds back from earlier rows included."
+    )
 
 
 def base_gigaflops(n_seq):

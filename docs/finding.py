@@ -138,7 +138,9 @@ writes = [direct_logit_attribution(run, *ANSWERS) for run in (clean, corrupted)]
 change = writes[0].heads - writes[1].heads  # what the surname changes about each head's writing
 total = writes[0].total - writes[1].total
 print(f"direct attribution, clean minus corrupted, {total:.2f} in all:")
-print(f"  the {len(carriers)} heads {sum(change[at] for at in carriers):.2f}, other heads {sum(change[at] for at in rest):.2f}")
+print(
+    f"  the {len(carriers)} heads {sum(change[at] for at in carriers):.2f}, other heads {sum(change[at] for at in rest):.2f}"
+)
 mlps = writes[0].mlp - writes[1].mlp
 last_mlp = int(np.abs(mlps).argmax())
 print(f"  the MLP of layer {last_mlp} {mlps[last_mlp]:.2f}, the other MLPs {np.delete(mlps, last_mlp).sum():.2f}")
@@ -163,7 +165,9 @@ noise = dict(direction="noising", positions=[SURNAME])
 notes = sweep(model, first_name, "attn_out", **noise).share[:, 0]
 writer = int(notes.argmax())
 print("attn_out at the surname, by layer:", notes)
-print(f"z at the surname, layer {writer} by head: ", sweep(model, first_name, "z", layers=[writer], **noise).share.ravel())
+print(
+    f"z at the surname, layer {writer} by head: ", sweep(model, first_name, "z", layers=[writer], **noise).share.ravel()
+)
 print("their attention to the name before:", clean.pattern[writer, :, SURNAME, SURNAME - 1])
 print("k at the surname, layer 3 by head: ", sweep(model, first_name, "k", layers=[3], **noise).share.ravel())
 
@@ -197,7 +201,9 @@ while len(rows) < 60:
 right, these, random_ones = np.array(rows, float).T
 print(f"{len(rows)} other pairs; in {int(right.sum())} the model knows both surnames")
 print(f"the {len(carriers)} heads:     mean share {these.mean():.2f}, from {these.min():.2f} to {these.max():.2f}")
-print(f"as many random ones: mean share {random_ones.mean():.2f}, from {random_ones.min():.2f} to {random_ones.max():.2f}")
+print(
+    f"as many random ones: mean share {random_ones.mean():.2f}, from {random_ones.min():.2f} to {random_ones.max():.2f}"
+)
 
 # %% What was found, and what was not
 #

@@ -68,7 +68,7 @@ def main(arguments=None):
     args = parse(arguments)
     pictures = [paths[-1] for paths in (args.lens and [args.lens], args.attribution, args.pattern) if paths]
     if pictures:
-        from .drawing import check_picture
+        from .pictures.style import check_picture
 
         for path in pictures:
             check_picture(path)
@@ -143,21 +143,21 @@ def show(text):
 
 
 def draw(run, args):
-    from . import pictures
-    from .drawing import write
     from .lens import direct_logit_attribution, logit_lens
+    from .pictures import runs
+    from .pictures.style import write
 
     if args.lens:
-        write(pictures.lens_figure(logit_lens(run)), args.lens)
+        write(runs.lens_figure(logit_lens(run)), args.lens)
         print(args.lens)
     if args.attribution:
         plus, minus, path = args.attribution
         attribution = direct_logit_attribution(run, plus, minus)
-        write(pictures.attribution_figure(attribution), path)
+        write(runs.attribution_figure(attribution), path)
         print(f"{path}: {attribution}")
     if args.pattern:
         layer, head, path = args.pattern
-        write(pictures.pattern_figure(run, layer, head), path)
+        write(runs.pattern_figure(run, layer, head), path)
         print(path)
 
 

@@ -72,7 +72,9 @@ def attend_backward(dz, q, k, v, size=None):
     for at, seen in m.query_blocks(q.shape[-2], k.shape[-2], size):
         pattern = m.attention_pattern(q[..., at, :], k[..., seen, :])  # [..., n_head, n_q, n_k]
         dv[..., seen, :] += pattern.swapaxes(-1, -2) @ dz[..., at, :]
-        dscores = softmax_backward(pattern_backward(dz[..., at, :], v[..., seen, :]), pattern)  # [..., n_head, n_q, n_k]
+        dscores = softmax_backward(
+            pattern_backward(dz[..., at, :], v[..., seen, :]), pattern
+        )  # [..., n_head, n_q, n_k]
         dq[..., at, :] = dscores @ (k[..., seen, :] / root)
         dk[..., seen, :] += dscores.swapaxes(-1, -2) @ (q[..., at, :] / root)
     return dq, dk, dv
@@ -85,7 +87,9 @@ def pattern_backward(dz, v):
 
 def split_qkv_backward(dq, dk, dv):
     """The three gradients side by side again."""
-    return np.concatenate([m.merge_heads(dq), m.merge_heads(dk), m.merge_heads(dv)], axis=-1)  # [..., n_seq, 3 * n_embd]
+    return np.concatenate(
+        [m.merge_heads(dq), m.merge_heads(dk), m.merge_heads(dv)], axis=-1
+    )  # [..., n_seq, 3 * n_embd]
 
 
 def gelu_slope(x):
@@ -94,16 +98,21 @@ def gelu_slope(x):
     return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * (m.GELU_SCALE * (1 + 3 * 0.044715 * (x * x)))
 
 
-def mlp_backward(dy, x, c_fc, c_proj, into=MLP(None, None)):
+NO_MLP = MLP(None, None)
+
+
+def mlp_backward(dy, x, c_fc, c_proj, into=NO_MLP):
     """Back through c_proj, GELU and c_fc."""
     before = m.linear(x, *c_fc)  # [..., n_seq, d_mlp]
-    after = m.in_pieces(m.gelu, before.copy()) if into.c_proj is not None else before  # only c_proj's own gradient reads it
+    after = (
+        m.in_pieces(m.gelu, before.copy()) if into.c_proj is not None else before
+    )  # only c_proj's own gradient reads it
     dx = linear_backward(dy, after, c_proj.weight, into.c_proj)
     dx *= m.in_pieces(gelu_slope, before)
     return linear_backward(dx, x, c_fc.weight, into.c_fc)
 
 
-NOTHING = Block(None, Attn(None, None), None, MLP(None, None))
+NOTHING = Block(None, Attn(None, None), None, NO_MLP)
 
 
 def block_backward(d_resid_post, resid_pre, made, h, config, into=NOTHING):
@@ -179,7 +188,9 @@ def check_training_batch(tokens, mask, config):
             f"{tokens.dtype} {list(tokens.shape)}"
         )
     if tokens.min() < 0 or tokens.max() >= config.n_vocab:
-        raise ValueError(f"the batch has token ids {tokens.min()} to {tokens.max()}, and the model 0 to {config.n_vocab - 1}")
+        raise ValueError(
+            f"the batch has token ids {tokens.min()} to {tokens.max()}, and the model 0 to {config.n_vocab - 1}"
+        )
     if mask is not None and (np.shape(mask) != (len(tokens), n_seq) or not np.sum(mask) > 0):
         raise ValueError(
             f"the mask must weigh {[len(tokens), n_seq]} predictions with a sum above 0, got {list(np.shape(mask))} with "

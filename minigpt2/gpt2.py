@@ -32,7 +32,7 @@ class GPT2:
         repository; the default for "gpt2" is one pinned commit. Raises minigpt2.CheckpointError (a ValueError) for
         a checkpoint that cannot be used, minigpt2.HubError (an OSError) for one that cannot be fetched.
         """
-        from .weights import load
+        from .checkpoint.weights import load
 
         config, weights, source = load(name_or_folder, dtype, revision)
         return cls(config, weights, source.tokenizer, source.name, source.revision)
@@ -52,7 +52,9 @@ class GPT2:
     def tokenizer(self):
         """The vocabulary as minigpt2.tokenizer.Tokenizer; loaded on first use, since running on ids needs none."""
         if self._tokenizer is None:
-            raise ValueError(f"{self.name} was made without a vocabulary: give it token ids, or load it from a folder with one")
+            raise ValueError(
+                f"{self.name} was made without a vocabulary: give it token ids, or load it from a folder with one"
+            )
         return self._tokenizer() if callable(self._tokenizer) else self._tokenizer
 
     def encode(self, text):
@@ -101,7 +103,11 @@ class GPT2:
         for array in kept.values():
             array.flags.writeable = False
         return [
-            Run(self, tuple(map(int, text)), **{name: kept[name][:, i] if name in kept else None for name in ACTIVATIONS})
+            Run(
+                self,
+                tuple(map(int, text)),
+                **{name: kept[name][:, i] if name in kept else None for name in ACTIVATIONS},
+            )
             for i, text in enumerate(tokens)
         ]
 
@@ -198,7 +204,9 @@ class GPT2:
         if array.dtype.kind not in "iu":  # NumPy counts spans of time among its integers
             raise ValueError(f"token ids must be integers, got {array.dtype}; model.encode(text) makes them from text")
         if array.size > n_ctx:
-            raise ValueError(f"{array.size} tokens do not fit: {self.name} has n_ctx = {n_ctx} positions; shorten the text")
+            raise ValueError(
+                f"{array.size} tokens do not fit: {self.name} has n_ctx = {n_ctx} positions; shorten the text"
+            )
         outside = array[(array < 0) | (array >= n_vocab)]
         if outside.size:
             raise ValueError(f"token id {outside[0]} is not in the vocabulary: {self.name} has ids 0 to {n_vocab - 1}")

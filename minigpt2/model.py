@@ -192,9 +192,7 @@ def block(resid_pre, h, config):
     resid_mid = resid_pre + attn_out
     mlp_out = mlp(layer_norm(resid_mid, *h.ln_2, eps), *h.mlp)
     resid_post = resid_mid + mlp_out
-    return dict(
-        q=q, k=k, v=v, z=z, attn_out=attn_out, resid_mid=resid_mid, mlp_out=mlp_out, resid_post=resid_post
-    )
+    return dict(q=q, k=k, v=v, z=z, attn_out=attn_out, resid_mid=resid_mid, mlp_out=mlp_out, resid_post=resid_post)
 
 
 def unembed(resid, ln_f, wte, eps):

@@ -1,6 +1,6 @@
 """What every command shows in a terminal: text and tables that line up, whether in colour, and errors as one sentence.
 
-Nothing here knows what it shows. The map of a sweep and its progress are patching/terminal.py's.
+Nothing here knows what it shows. The map of a sweep and its progress are patching/draw/heatmap.py's.
 """
 
 import argparse

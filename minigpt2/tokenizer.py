@@ -189,7 +189,9 @@ def read_merges(path):
                 "it must be two tokens with one space between them"
             )
         if left + right in made:
-            raise VocabularyError(f"line {number} of {path} makes {left + right!r:.60} a second time; fetch the file again")
+            raise VocabularyError(
+                f"line {number} of {path} makes {left + right!r:.60} a second time; fetch the file again"
+            )
         made[left + right] = made[left] + made[right]
     return made
 

@@ -5,6 +5,6 @@ from .metrics import METRICS
 from .prompts import PromptPair
 from .result import Result
 from .sites import SITES
-from .sweep import sweep, sweep_one_by_one
+from .sweeps import sweep, sweep_one_by_one
 
 __all__ = ["METRICS", "SITES", "PromptPair", "Result", "attribute", "sweep", "sweep_one_by_one"]

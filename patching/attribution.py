@@ -69,7 +69,9 @@ def checked(f, logits):
     """f(logits) as an array, if it is a gradient by logits."""
     slope = np.asarray(f(logits)) if callable(f) else np.asarray(None)
     if slope.shape != logits.shape or slope.dtype.kind not in "iuf" or not np.isfinite(slope).all():
-        raise ValueError(f"the metric's slope must be a function that returns {len(logits)} finite numbers, one for each logit")
+        raise ValueError(
+            f"the metric's slope must be a function that returns {len(logits)} finite numbers, one for each logit"
+        )
     return slope
 
 

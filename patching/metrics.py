@@ -6,8 +6,8 @@ multiplications each, about half a forward pass of the GPT-2 small shape per pos
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Callable, Optional
 
 import numpy as np
 
@@ -24,8 +24,8 @@ class Metric:
     name: str
     unit: str
     read: Callable
-    slope: Optional[Callable] = None
-    tokens: Optional[tuple] = None
+    slope: Callable | None = None
+    tokens: tuple | None = None
 
 
 def logit_difference(clean_answer, corrupted_answer, labels):
@@ -105,7 +105,9 @@ def check_value(metric, value, dtype, where):
     """Refuse a value that is no finite number of `dtype`: a map with a NaN in it would be drawn, and believed. where() says
     which run or patch gave it."""
     if not (is_finite(value) and abs(float(value)) <= float(np.finfo(dtype).max)):
-        raise ValueError(f"the metric {metric.name} is {value:.4g} {where()}: it must be a finite number for any logits")
+        raise ValueError(
+            f"the metric {metric.name} is {value:.4g} {where()}: it must be a finite number for any logits"
+        )
 
 
 def is_finite(number):
@@ -135,7 +137,9 @@ def make(metric, answers, labels, last_logits):
     if callable(metric):
         return user_function(metric)
     if not isinstance(metric, str) or metric not in METRICS:
-        raise ValueError(f"there is no metric {metric!r:.60}: it is one of {', '.join(METRICS)}, or a function of the logits")
+        raise ValueError(
+            f"there is no metric {metric!r:.60}: it is one of {', '.join(METRICS)}, or a function of the logits"
+        )
     if metric == "logit_difference":
         return difference
     if metric == "normalised":

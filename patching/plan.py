@@ -52,7 +52,9 @@ class Question:
         if not isinstance(direction, str) or direction not in ("denoising", "noising"):
             raise ValueError(f'direction is "denoising" (clean into corrupted) or "noising", got {direction!r}')
         if not (isinstance(alpha, NUMBER) and metrics.is_finite(alpha)):
-            raise ValueError(f"alpha must be a finite number (1 writes the whole vector, 0 none of it), got {alpha!r:.60}")
+            raise ValueError(
+                f"alpha must be a finite number (1 writes the whole vector, 0 none of it), got {alpha!r:.60}"
+            )
         self.model, self.site_name, self.site = model, site, SITES[site]
         self.direction, self.alpha = direction, float(alpha)
         self.tokens = pair.tokens(model)
@@ -64,7 +66,9 @@ class Question:
         """The chosen indices of each axis of the result, {"layer": [0, 1, ...], ...}."""
         c, n_seq = self.model.config, len(self.tokens.clean)
         if "head" not in self.site.axes and heads is not None:
-            raise ValueError(f"{self.site_name} has no heads to choose from: leave out heads, or patch z, q, k, v or pattern")
+            raise ValueError(
+                f"{self.site_name} has no heads to choose from: leave out heads, or patch z, q, k, v or pattern"
+            )
         if self.site_name == "pattern_entry" and self.all_positions:
             raise ValueError('pattern_entry patches single entries: positions="all" is the site pattern')
         chosen = {

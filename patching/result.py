@@ -44,7 +44,7 @@ class Result:
         """The heatmap, which a notebook shows for a result."""
         from io import BytesIO
 
-        from .plot import figure
+        from .draw.figure import figure
 
         picture = BytesIO()
         figure(self).savefig(picture, format="png", dpi=100)

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from minigpt2.files import brief
-from minigpt2.writing import replacing
+from minigpt2.atomic import replacing
+from minigpt2.checkpoint.tensors import brief
 
+from .explain.labels import axis_label
 from .prompts import PairTokens
 from .result import Result
 from .sites import SITES
-from .words import axis_label
 
 FORMAT = 1
 LARGEST = 1e100  # of a number in a result; matplotlib's scales end before floats do
@@ -148,7 +148,9 @@ def check_size(unpacked, packed):
     """Raise ValueError for a small file that unpacks to gigabytes."""
     allowed = max(UNPACKED, 20 * packed)
     if unpacked > allowed:
-        raise ValueError(f"its {packed} bytes would unpack to {unpacked >> 20} MiB, and {allowed >> 20} MiB are allowed")
+        raise ValueError(
+            f"its {packed} bytes would unpack to {unpacked >> 20} MiB, and {allowed >> 20} MiB are allowed"
+        )
 
 
 def find_fault(about, arrays):

@@ -12,7 +12,8 @@ At alpha 1 some maps are the same by construction: resid_pre of a layer is resid
 what resid_post gives, since the MLP between them treats every position by itself.
 """
 
-from typing import Callable, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 from minigpt2 import model as m
 

@@ -5,8 +5,8 @@ import math
 
 import numpy as np
 
+from minigpt2.checkpoint.weights import expected_shapes, nest
 from minigpt2.model import Config
-from minigpt2.weights import expected_shapes, nest
 
 SMALL = Config(n_layer=3, n_head=2, n_embd=14, n_ctx=13, n_vocab=11, d_mlp=56)  # no two sizes alike
 

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from models import ODD, SMALL, cast, random_tokens, random_weights  # noqa: E402
 
 from minigpt2 import GPT2, Config  # noqa: E402
-from minigpt2.weights import flatten  # noqa: E402
+from minigpt2.checkpoint.weights import flatten  # noqa: E402
 
 # Two float64 programs that add thousands of products in different orders, through 12 layers, on logits of up to some
 # tens, differ by 1e-13 to 1e-11; the smallest mistake known to us (eps outside the root) moves logits by 1e-5 or more.
@@ -107,7 +107,9 @@ class Comparison:
             for name, (difference, bound) in self.float64.items()
             if not difference <= bound
         ]
-        for i, which in enumerate(("error in the worst text", "error in a typical text", "error at a typical position")):
+        for i, which in enumerate(
+            ("error in the worst text", "error in a typical text", "error at a typical position")
+        ):
             ours, eager, sdpa = (self.float32[name][i] for name in ("ours", "eager", "sdpa"))
             if not ours <= FLOAT32_RATIO * max(eager, sdpa):
                 faults.append(

@@ -10,7 +10,7 @@ import zlib
 import numpy as np
 
 from minigpt2 import GPT2, Config
-from minigpt2.weights import expected_shapes, flatten, nest
+from minigpt2.checkpoint.weights import expected_shapes, flatten, nest
 
 SMALL = Config(n_layer=12, n_head=12, n_embd=768, n_ctx=1024, n_vocab=50257, d_mlp=3072)  # GPT-2 small
 ODD = Config(n_layer=3, n_head=2, n_embd=14, n_ctx=13, n_vocab=11, d_mlp=56)  # d_head 7; no two sizes are the same

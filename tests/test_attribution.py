@@ -5,7 +5,7 @@ import pytest
 from models import ODD, random_model
 
 from patching import METRICS, SITES, PromptPair, attribute, sweep
-from patching.reading import agreement
+from patching.explain.findings import agreement
 
 PAIR = PromptPair.from_tokens([3, 1, 4, 1, 5], [3, 1, 7, 1, 6], (2, 8))
 EPS = 1e-5  # central differences: rounding 1e-16 / 1e-5 and the third derivative times 1e-10 are both near 1e-11
@@ -93,7 +93,7 @@ def test_a_wrong_gradient_is_seen(model, monkeypatch):
 
 def test_on_the_bundled_model_the_estimate_ranks_as_the_exact_map_does():
     from minigpt2 import GPT2
-    from patching.experiments import EXPERIMENTS
+    from patching.demo.experiments import EXPERIMENTS
 
     model, pair = GPT2.from_pretrained("bundled"), EXPERIMENTS["surname"].pair
     exact, estimate = sweep(model, pair), attribute(model, pair)

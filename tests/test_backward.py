@@ -9,7 +9,7 @@ from models import ODD, cast, plain_forward, random_model, random_tokens, random
 from minigpt2 import Config
 from minigpt2 import backward as b
 from minigpt2 import model as m
-from minigpt2.weights import expected_shapes, flatten, nest
+from minigpt2.checkpoint.weights import expected_shapes, flatten, nest
 
 # Central differences with step h are off by h^2 f'''/6 + eps |f| / h: with h = 1e-5, some 1e-10 + 1e-11 for functions
 # of a few units, and the gradients of a tensor reach 1e-2 at least. A missing term is off by its own size.

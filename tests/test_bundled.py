@@ -20,8 +20,8 @@ from minigpt2 import bundled as package
 from minigpt2.bundled import batches, bpe, corpus, evaluate, words
 from minigpt2.bundled.optimiser import AdamW, Parameters
 from minigpt2.bundled.train import Settings, Training, learn_vocabulary, train
+from minigpt2.checkpoint.weights import flatten, save_folder
 from minigpt2.tokenizer import Tokenizer, byte_letters
-from minigpt2.weights import flatten, save_folder
 
 FOLDER = Path(package.__file__).parent
 FILES = ("config.json", "model.safetensors", "vocab.json", "merges.txt")
@@ -134,10 +134,7 @@ def training_documents(n=2000):
 
 def test_no_training_text_holds_what_is_held_out():
     full_names = {
-        f"{first} {last}"
-        for first in words.FIRST_NAMES
-        for last in words.SURNAMES
-        if corpus.held_out_name(first, last)
+        f"{first} {last}" for first in words.FIRST_NAMES for last in words.SURNAMES if corpus.held_out_name(first, last)
     }
     assert {"Michelle Jones", "Michelle Smith", "Jessica Jones", "Jessica Smith"} <= full_names
     facts = {
@@ -231,7 +228,9 @@ def test_the_grammar_still_writes_what_the_model_was_trained_on(bundled):
     for step in range(30):
         tokens, weight = batches.batch(0, step, bundled.encode, bundled.config.n_vocab, 1024)
         seen.update(tokens.astype("<i8").tobytes() + weight.astype("<f4").tobytes())
-    assert seen.hexdigest()[:16] == "8b40a9697e859051", "the corpus has changed: train the model again, score it, write this"
+    assert seen.hexdigest()[:16] == "8b40a9697e859051", (
+        "the corpus has changed: train the model again, score it, write this"
+    )
 
 
 # --- the vocabulary's learner -----------------------------------------------------------------------------------------

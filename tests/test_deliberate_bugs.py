@@ -22,7 +22,7 @@ from minigpt2 import backward as b
 from minigpt2 import model as m
 from patching import prompts, sites
 
-sweep = importlib.import_module("patching.sweep")  # the package's own name `sweep` is the function
+sweep = importlib.import_module("patching.sweeps")  # the package's own name `sweep` is the function
 right = SimpleNamespace(
     **{name: getattr(m, name) for name in ("layer_norm", "split_qkv", "block", "attention_pattern")}
 )

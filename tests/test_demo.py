@@ -20,9 +20,11 @@ from vocabulary import genuine_vocabulary
 
 import minigpt2.__main__ as command
 from minigpt2 import GPT2, Config
+from minigpt2.checkpoint.weights import save_folder
 from minigpt2.lens import direct_logit_attribution
-from minigpt2.weights import save_folder
-from patching import demo, experiments, options, save, sweep
+from patching import save, sweep
+from patching.demo import __main__ as demo
+from patching.demo import experiments, options
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZES = Config(n_layer=3, n_head=2, n_embd=16, n_ctx=64, n_vocab=50257, d_mlp=64)
@@ -269,7 +271,9 @@ def test_two_texts_without_answers_are_given_their_likeliest_next_tokens(tmp_pat
     monkeypatch.setattr(sys, "argv", ["demo", "--model", "bundled", *texts, "--answers", " Paris", " Rome"])
     demo.main()
     assert "Without --answers" not in capsys.readouterr().out
-    monkeypatch.setattr(sys, "argv", ["demo", "--model", "bundled", *texts[:2], "--corrupted", "The capital of Italy is big"])
+    monkeypatch.setattr(
+        sys, "argv", ["demo", "--model", "bundled", *texts[:2], "--corrupted", "The capital of Italy is big"]
+    )
     assert demo.terminal.guarded(demo.main) == 1
     assert "clean has 5 tokens" in capsys.readouterr().err
     texts[1::2] = "The dog is", "The cat is"

@@ -174,7 +174,7 @@ def test_the_sites_table_has_every_site_with_its_shape():
     """docs/patching.md: the table's names are SITES in order, and its shapes are those of a result."""
     from minigpt2 import GPT2
     from patching import SITES, sweep
-    from patching.experiments import EXPERIMENTS
+    from patching.demo.experiments import EXPERIMENTS
 
     text = (ROOT / "docs" / "patching.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| `(\w+)` \| `\[([\w, ]+)\]` \|", text, re.M))
@@ -230,7 +230,9 @@ def test_the_finding_is_what_the_script_says_it_is():
     assert [share > 0.1 for share in written] == [share > 0.9 for share in back] == [True, True, False, True]
     assert all(0.2 < share < 0.6 for share in printed("k at the surname, layer 3 by head:"))
     assert printed("other pairs; in") == [60]
-    assert printed("^the 8 heads: ")[1] > 0.8 and printed("^as many random ones:")[2] < 0.2  # lowest of these, highest of others
+    assert (
+        printed("^the 8 heads: ")[1] > 0.8 and printed("^as many random ones:")[2] < 0.2
+    )  # lowest of these, highest of others
 
 
 def test_numbers_in_the_comments_of_the_finding_are_printed():

@@ -192,7 +192,7 @@ def run_sweeps():
 
 MODULES = {
     "minigpt2.model": run_forward, "minigpt2.gpt2": run_forward, "minigpt2.backward": run_backward,
-    "patching.plan": run_sweeps, "patching.sites": run_sweeps, "patching.sweep": run_sweeps,
+    "patching.plan": run_sweeps, "patching.sites": run_sweeps, "patching.sweeps": run_sweeps,
 }  # fmt: skip
 
 

@@ -4,6 +4,7 @@ import array
 import decimal
 import fractions
 import math
+
 import numpy as np
 import pytest
 from fuzz import EFFORT, answer, little_memory  # noqa: F401 - a fixture

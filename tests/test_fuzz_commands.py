@@ -25,9 +25,9 @@ from models import random_model, random_weights
 from vocabulary import tiny_vocabulary
 
 from minigpt2.bundled import batches, bpe
+from minigpt2.checkpoint.weights import save_folder
 from minigpt2.facts import KINDS
 from minigpt2.model import Config
-from minigpt2.weights import save_folder
 from patching import PromptPair, save, sweep
 
 SIZES = Config(n_layer=2, n_head=2, n_embd=16, n_ctx=40, n_vocab=264, d_mlp=32)
@@ -83,12 +83,12 @@ OPTIONS = {  # module: (the arguments that end well, {option: (how many values, 
             "--attribution": (3, TEXTS), "--pattern": (3, NUMBERS),
         },
     ),
-    "minigpt2.verify": (
+    "patching.verify": (
         ["--model", "{model}", "--facts", "{facts}"],
         {"--model": (1, MODELS), "--only": (1, [*NAMES, "files", "patching"]), "--facts": (1, [*DATA, "{facts}"]),
         "--json": (0, [""])},
     ),
-    "patching.plot": (["{result}", "--out", "out.png"], {"--out": (1, FILES), "": (1, DATA)}),
+    "patching.draw": (["{result}", "--out", "out.png"], {"--out": (1, FILES), "": (1, DATA)}),
     "minigpt2.bundled.train": (
         ["--out", "out", "--steps", "1", "--n-layer", "1", "--n-embd", "8", "--n-vocab", "300", "--batch", "128",
         "--n-head", "2"],
@@ -190,7 +190,7 @@ def check_end(status, out, err, case):
     said = [line for line in err.split("\n") if line.startswith("error: ") or ": error: " in line]
     if status in (0, None):
         assert out and not said, (case, err)
-    elif case[0] == "minigpt2.verify" and status == 1 and not err:
+    elif case[0] == "patching.verify" and status == 1 and not err:
         assert "fail" in out or "nothing was checked" in out or '"holds": false' in out, (case, out)
     else:
         assert type(status) is int and len(said) == 1 and len(said[0]) < 1500, (case, status, err)
@@ -202,7 +202,7 @@ def check_end(status, out, err, case):
 @pytest.mark.parametrize("module", OPTIONS)
 def test_the_good_arguments_end_well(module, places):
     good = OPTIONS[module][0]
-    assert check(module, good, places) == (1 if module == "minigpt2.verify" else 0)  # there, no fact is nothing proven
+    assert check(module, good, places) == (1 if module == "patching.verify" else 0)  # there, no fact is nothing proven
 
 
 def test_every_option_is_here(places):
@@ -259,7 +259,7 @@ def test_what_is_no_option(module, places):
         [*good, "--=", "1"],
     ):
         check(module, arguments, places)
-    check(module, [], places) if module in ("minigpt2", "patching.plot") else None
+    check(module, [], places) if module in ("minigpt2", "patching.draw") else None
 
 
 @pytest.mark.parametrize("module", OPTIONS)
@@ -284,7 +284,7 @@ def test_damaged_results(places, tmp_path, no_drawing):
         for _ in range(rng.choice((0, 1, 1, 4))):
             data[rng.randrange(-1, len(data) - 1)] = rng.randrange(256)
         (tmp_path / "damaged.npz").write_bytes(data)
-        check("patching.plot", ["damaged.npz", "--out", "/dev/null/x.png" if rng.random() < 0.9 else "out.png"], places)
+        check("patching.draw", ["damaged.npz", "--out", "/dev/null/x.png" if rng.random() < 0.9 else "out.png"], places)
         cases["results"] += 1
         try:
             save.load(tmp_path / "damaged.npz")
@@ -300,7 +300,7 @@ def test_results_with_odd_fields(places, tmp_path, no_drawing):
     for at in spots(json.loads(text)):
         for odd in rng.sample((*KINDS_OF_JSON, -1, 2, 1e400, 10**30, "a" * 9999, ["a"] * 3, [0], [-1], [0, 0]), 6):
             np.savez(path, about=np.array(json.dumps(replaced(json.loads(text), at, odd))), values=values)
-            check("patching.plot", ["odd.npz", "--out", "out.png"], places)
+            check("patching.draw", ["odd.npz", "--out", "out.png"], places)
     about = np.array(text)
     for odd in (
         values[0], values.T, values[None], values * np.nan, values * np.inf, values.astype(int), values.astype(str),
@@ -310,7 +310,7 @@ def test_results_with_odd_fields(places, tmp_path, no_drawing):
     ):  # fmt: skip
         for arrays in ({"values": odd}, {"values": values, "logits": odd}, {"values": odd, "about": odd}):
             np.savez(path, **{"about": about} | arrays)
-            check("patching.plot", ["odd.npz", "--out", "out.png"], places)
+            check("patching.draw", ["odd.npz", "--out", "out.png"], places)
 
 
 KINDS_OF_JSON = (None, True, 0, 1e308, "", "x", [], [None], {}, {"a": 1}, [[]])
@@ -346,7 +346,7 @@ def test_odd_facts(places, tmp_path):
         for odd in KINDS_OF_JSON if len(at) < 2 else rng.sample(KINDS_OF_JSON, 2):
             path.write_text(json.dumps(replaced(json.loads(json.dumps(good)), at, odd)))
             kind = at[0] if at and at[0] in KINDS else "files"
-            check("minigpt2.verify", ["--model", places["model"], "--facts", "facts.json", "--only", kind], places)
+            check("patching.verify", ["--model", places["model"], "--facts", "facts.json", "--only", kind], places)
 
 
 def test_a_broken_training_run(places, tmp_path):

@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from vocabulary import tiny_vocabulary
 
+from minigpt2.checkpoint.weights import flatten, load
 from minigpt2.model import Config
 from minigpt2.tokenizer import Tokenizer
-from minigpt2.weights import flatten, load
 
 TINY = Config(n_layer=1, n_head=1, n_embd=2, n_ctx=3, n_vocab=5, d_mlp=7)
 ARRAYS = make_arrays(TINY)

@@ -139,7 +139,7 @@ def test_greedy_tokens_are_hugging_faces(tmp_path):
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     from minigpt2 import GPT2
-    from minigpt2.weights import save_folder
+    from minigpt2.checkpoint.weights import save_folder
 
     config = Config(n_layer=3, n_head=4, n_embd=32, n_ctx=64, n_vocab=101, d_mlp=128)
     distinct = 0

@@ -18,9 +18,9 @@ import pytest
 from checkpoints import SMALL, byte_vocabulary, config_fields, make_arrays, safetensors_bytes, stored, write_folder
 from hub_server import Repo, etag, serving
 
-from minigpt2.download import PATIENCE
-from minigpt2.hub import PINNED
-from minigpt2.weights import CheckpointError, load
+from minigpt2.checkpoint.download import PATIENCE
+from minigpt2.checkpoint.hub import PINNED
+from minigpt2.checkpoint.weights import CheckpointError, load
 
 GPT2 = "openai-community/gpt2"
 COMMIT = PINNED[GPT2]
@@ -50,7 +50,7 @@ QUIET = {"HF_HUB_DISABLE_TELEMETRY": "1"}
 CLIENT = """
 import hashlib, json, sys, time
 from minigpt2 import GPT2
-from minigpt2.weights import flatten
+from minigpt2.checkpoint.weights import flatten
 start = time.monotonic()
 try:
     model = GPT2.from_pretrained(sys.argv[1], revision=sys.argv[2] or None)
@@ -189,7 +189,10 @@ def test_a_vocabulary_that_is_not_cached_is_fetched_when_asked_for(tmp_path):
     fill_cache(tmp_path, "gpt2", COMMIT, weights)
     Client(REFUSING, tmp_path).loaded()  # runs on ids
     sentence = Client(REFUSING, tmp_path, text=TEXT).refused_quietly()
-    assert "the vocabulary of gpt2 (vocab.json, merges.txt) is not in the cache" in sentence and "cannot be reached" in sentence
+    assert (
+        "the vocabulary of gpt2 (vocab.json, merges.txt) is not in the cache" in sentence
+        and "cannot be reached" in sentence
+    )
     with serving({GPT2: Repo(COMMIT, FILES)}) as hub:
         Client(hub.url, tmp_path, text=TEXT).loaded(text=TEXT)
         assert hub.paths() == ["vocab.json", "merges.txt"]
@@ -346,13 +349,18 @@ def test_wrong_bytes_are_not_kept(tmp_path, file, wrong):
     bad = data[:-20] if wrong == "size" else data[:-20] + bytes(byte ^ 1 for byte in data[-20:])
 
     def tamper(request):
-        return request.command == "GET" and request.path.endswith(file) and (
-            file != "model.safetensors" or "/cdn/" in request.path
-        ) and request.send(bad)
+        return (
+            request.command == "GET"
+            and request.path.endswith(file)
+            and (file != "model.safetensors" or "/cdn/" in request.path)
+            and request.send(bad)
+        )
 
     with serving({GPT2: Repo(COMMIT, FILES)}, fault=tamper) as hub:
         sentence = Client(hub.url, tmp_path).refused_quietly()
-        assert ("checksum" if wrong == "bytes" else f"came with {len(bad):,} bytes instead of {len(data):,}") in sentence
+        assert (
+            "checksum" if wrong == "bytes" else f"came with {len(bad):,} bytes instead of {len(data):,}"
+        ) in sentence
         assert not [path for path in tmp_path.rglob(file) if path.is_file()]
         hub.fault = None
         Client(hub.url, tmp_path, text=TEXT).loaded(text=TEXT)

@@ -27,14 +27,16 @@ def test_importing_a_package_imports_nothing_heavy(package):
 
 
 def test_the_model_loads_without_patching():
-    assert "patching" not in imported_after("import minigpt2, minigpt2.backward, minigpt2.weights, minigpt2.tokenizer")
+    assert "patching" not in imported_after(
+        "import minigpt2, minigpt2.backward, minigpt2.checkpoint.weights, minigpt2.tokenizer"
+    )
 
 
 def test_a_folder_runs_without_hub_and_vocabulary(tmp_path):
     """Loading a folder and running ids needs neither huggingface_hub nor tiktoken."""
     from models import ODD, random_weights
 
-    from minigpt2.weights import save_folder
+    from minigpt2.checkpoint.weights import save_folder
 
     save_folder(tmp_path, ODD, random_weights(ODD))
     loaded = imported_after(f"from minigpt2 import GPT2; GPT2.from_pretrained({str(tmp_path)!r}).run([1, 2]).logits")

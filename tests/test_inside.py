@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from minigpt2 import GPT2
-from patching.experiments import EXPERIMENTS
-from patching.inside import LensOfBoth, WritersOfBoth, signed
+from patching.demo.experiments import EXPERIMENTS
+from patching.explain.views import LensOfBoth, WritersOfBoth, signed
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from models import random_weights
 from vocabulary import tiny_vocabulary
 
 from minigpt2 import Config
-from minigpt2.weights import save_folder
+from minigpt2.checkpoint.weights import save_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and resource limits are POSIX's")

@@ -9,10 +9,10 @@ from vocabulary import genuine_vocabulary
 
 from minigpt2 import Config
 from minigpt2 import model as m
-from minigpt2.drawing import drawable, write
 from minigpt2.gpt2 import GPT2
 from minigpt2.lens import direct_logit_attribution, likeliest, logit_lens
-from minigpt2.pictures import attribution_figure, lens_figure, pattern_figure
+from minigpt2.pictures.runs import attribution_figure, lens_figure, pattern_figure
+from minigpt2.pictures.style import drawable, write
 
 TOKENS = [3, 1, 4, 1, 5]
 
@@ -210,7 +210,7 @@ def test_an_interrupted_picture_leaves_the_old_one(worded, tmp_path, monkeypatch
     path = tmp_path / "p.png"
     path.write_bytes(b"old")
     fig = pattern_figure(worded.run([1, 2]), 0, 0)
-    monkeypatch.setattr("minigpt2.writing.os.replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("minigpt2.atomic.os.replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         write(fig, path)
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]

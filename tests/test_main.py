@@ -17,10 +17,10 @@ from vocabulary import tiny_vocabulary
 
 import minigpt2.__main__ as command
 from minigpt2 import GPT2, Config
+from minigpt2.checkpoint.weights import save_folder
 from minigpt2.fallback import load_or_bundled
 from minigpt2.generate import generate
 from minigpt2.terminal import width
-from minigpt2.weights import save_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = Config(n_layer=2, n_head=2, n_embd=16, n_ctx=60, n_vocab=264, d_mlp=32)

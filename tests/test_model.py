@@ -94,7 +94,7 @@ def test_a_run_changes_neither_its_tokens_nor_the_weights():
 
 
 def named(weights):
-    from minigpt2.weights import flatten
+    from minigpt2.checkpoint.weights import flatten
 
     return flatten(weights).items()
 

@@ -367,36 +367,46 @@ def test_a_models_own_runs_frame_the_sweep(model, tokens):
 
 def test_a_site_is_a_function_and_a_line(monkeypatch):
     """Sweeps, attribution, pictures and words know a site from its line in SITES alone; also for long texts."""
-    from patching import plot, report, sites, story
+    from patching import sites
+    from patching.draw import figure
+    from patching.explain import conclusions
+    from patching.page import report
 
     def halved(base, source, alpha, layer, at):
         """mlp_out, with half of the difference."""
         return sites.mlp_out(base, source, alpha / 2, layer, at)
 
-    line = sites.Site(halved, ("layer", "position"), "mlp_out", "half of what {} MLP adds", "half the MLP of layer {layer}")
+    line = sites.Site(
+        halved, ("layer", "position"), "mlp_out", "half of what {} MLP adds", "half the MLP of layer {layer}"
+    )
     monkeypatch.setitem(SITES, "halved", line)
     model = random_model(replace(ODD, n_ctx=300))
     for n_seq in (5, 300):
         pair = PromptPair.from_tokens([3] * n_seq, [3] * (n_seq - 2) + [7, 3], (2, 8))
         result = sweep(model, pair, "halved", positions=[-1, -2])
         np.testing.assert_allclose(
-            result.values, sweep_one_by_one(model, pair, "mlp_out", alpha=0.5, positions=[-1, -2]).values, rtol=0, atol=ROUNDING
+            result.values,
+            sweep_one_by_one(model, pair, "mlp_out", alpha=0.5, positions=[-1, -2]).values,
+            rtol=0,
+            atol=ROUNDING,
         )
         assert attribute(model, pair, "halved", positions=[-1]).values.shape == (3, 1)
     monkeypatch.setitem(SITES, "nameless", sites.Site(halved, ("layer", "position")))
     nameless = sweep(model, pair, "nameless", positions=[-1, -2])
     np.testing.assert_array_equal(nameless.values, result.values)
-    assert story.tell(nameless) and plot.figure(nameless) and report.page([nameless], [""], model, "", ())
+    assert conclusions.tell(nameless) and figure.figure(nameless) and report.page([nameless], [""], model, "", ())
     with pytest.raises(ValueError, match="names none: use sweep"):
         attribute(model, pair, "nameless")
-    assert "half of what each MLP adds" in plot.figure(result).texts[0].get_text()
-    assert story.tell(result)
+    assert "half of what each MLP adds" in figure.figure(result).texts[0].get_text()
+    assert conclusions.tell(result)
     assert "half of what a MLP adds" in report.page([result], [""], model, "", ())
 
 
 @pytest.mark.parametrize("call, wrong", [(sweep, "layer"), (sweep_one_by_one, "keep"), (attribute, "keep_logits")])
 def test_a_choice_that_there_is_not_is_named(model, call, wrong):
-    with pytest.raises(TypeError, match=f"no choice '{wrong}' here: give direction, metric, alpha, layers, heads or positions"):
+    with pytest.raises(
+        TypeError, match=f"no choice '{wrong}' here: give direction, metric, alpha, layers, heads or positions"
+    ):
         call(model, PAIR, **{wrong: True})
 
 

@@ -14,8 +14,9 @@ import pytest
 from test_story import MOVES, made, published
 
 from minigpt2 import terminal
-from patching import panels, plot, save
-from patching.terminal import Progress, duration, heatmap
+from patching import save
+from patching.draw import figure, panels
+from patching.draw.heatmap import Progress, duration, heatmap
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -36,7 +37,7 @@ def no_warning():
 
 
 def test_layer_0_is_on_top_and_the_columns_are_the_positions():
-    (ax,) = maps(plot.figure(published(0)))
+    (ax,) = maps(figure.figure(published(0)))
     image = ax.images[0]
     assert np.array_equal(image.get_array(), published(0).values)
     assert ax.get_ylim() == (11.5, -0.5) and ax.get_xlim() == (-0.5, 10.5)
@@ -59,7 +60,7 @@ def test_mixed_order_is_drawn_in_order():
 @pytest.mark.parametrize("direction", ["denoising", "noising"])
 def test_white_is_no_effect_and_the_limits_are_symmetrical(direction):
     result = made(MOVES, direction=direction)
-    image = maps(plot.figure(result))[0].images[0]
+    image = maps(figure.figure(result))[0].images[0]
     assert image.cmap(image.norm(result.base_value)) == (1, 1, 1, 1)
     assert image.norm.vmax - result.base_value == pytest.approx(result.base_value - image.norm.vmin)
     red, _, blue, _ = image.cmap(image.norm(result.base_value + 2))
@@ -68,30 +69,30 @@ def test_white_is_no_effect_and_the_limits_are_symmetrical(direction):
 
 def test_rounding_is_not_drawn_as_an_effect():
     result = made(MOVES * 1e-6)
-    image = maps(plot.figure(result))[0].images[0]
+    image = maps(figure.figure(result))[0].images[0]
     assert image.norm.vmax - image.norm.vmin == pytest.approx(1.0)  # a tenth of the gap of 10
 
 
 def test_the_bar_names_the_metric_and_marks_both_runs():
-    fig = plot.figure(published(0))
+    fig = figure.figure(published(0))
     bar = next(ax for ax in fig.axes if ax.get_label() == "<colorbar>")
     assert bar.get_ylabel() == "logit(␣Smith) - logit(␣Jones)"
     marks = {text.get_text().strip(): text.xy[1] for text in bar.texts}
     assert marks == {"clean": published(0).clean_value, "corrupted\n(no effect)": published(0).corrupted_value}
-    weak = next(ax for ax in plot.figure(made(MOVES / 10)).axes if ax.get_label() == "<colorbar>")
+    weak = next(ax for ax in figure.figure(made(MOVES / 10)).axes if ax.get_label() == "<colorbar>")
     assert "clean -5.00\noff the scale" in weak.get_title(loc="right")
 
 
 def test_the_heading_names_site_direction_and_model():
-    text = plot.figure(replace(published(0), model="/some/where/my-model"))._suptitle.get_text()
+    text = figure.figure(replace(published(0), model="/some/where/my-model"))._suptitle.get_text()
     assert text.splitlines() == [
         "Activation patching of resid_post (the residual stream behind each layer)",
         "my-model, denoising: clean vectors written into the corrupted run",
         "clean -4.12, corrupted 5.66",
     ]
-    assert "noising: corrupted vectors" in plot.figure(made(MOVES, direction="noising"))._suptitle.get_text()
-    assert "(alpha 0.5)" in plot.figure(made(MOVES, alpha=0.5))._suptitle.get_text().replace("\n", " ")
-    assert "Attribution of" in plot.figure(made(MOVES, method="attribution"))._suptitle.get_text()
+    assert "noising: corrupted vectors" in figure.figure(made(MOVES, direction="noising"))._suptitle.get_text()
+    assert "(alpha 0.5)" in figure.figure(made(MOVES, alpha=0.5))._suptitle.get_text().replace("\n", " ")
+    assert "Attribution of" in figure.figure(made(MOVES, method="attribution"))._suptitle.get_text()
 
 
 def test_a_notebook_shows_the_heatmap():
@@ -99,13 +100,13 @@ def test_a_notebook_shows_the_heatmap():
 
 
 def test_the_bundled_model_is_not_taken_for_gpt2():
-    assert plot.heading([replace(published(0), model="bundled")])[1].startswith("the bundled model, denoising")
-    assert plot.heading([replace(published(0), model="some/bundled")])[1].startswith("bundled, denoising")
+    assert figure.heading([replace(published(0), model="bundled")])[1].startswith("the bundled model, denoising")
+    assert figure.heading([replace(published(0), model="some/bundled")])[1].startswith("bundled, denoising")
 
 
 def test_several_sites_share_one_scale_in_one_row():
     results = [published(0), published(0, "attn_out"), replace(published(0, "attn_out"), site="mlp_out")]
-    axes = maps(plot.figure(results))
+    axes = maps(figure.figure(results))
     assert [ax.get_title(loc="left") for ax in axes] == ["resid_post", "attn_out", "mlp_out"]
     assert len({(ax.images[0].norm.vmin, ax.images[0].norm.vmax) for ax in axes}) == 1
     assert len({ax.get_subplotspec().rowspan.start for ax in axes}) == 1
@@ -113,7 +114,7 @@ def test_several_sites_share_one_scale_in_one_row():
 
 def test_different_runs_are_compared_by_their_changes():
     results = [made(MOVES), made(MOVES, corrupted_value=3.0)]
-    fig = plot.figure(results, ["one", "two"])
+    fig = figure.figure(results, ["one", "two"])
     axes = maps(fig)
     assert [ax.get_title(loc="left") for ax in axes] == [
         "one: clean -5.00, corrupted 5.00", "two: clean -5.00, corrupted 3.00",
@@ -129,10 +130,10 @@ def test_attribution_beside_exact_outlines_the_worst_cell():
     exact = made(MOVES)
     values = exact.values.copy()
     values[2, 1] += 3
-    fig = plot.compared(exact, replace(exact, values=values, method="attribution"))
+    fig = figure.compared(exact, replace(exact, values=values, method="attribution"))
     assert "differ most at layer 2, position 1: exact -4.00, estimate -1.00" in fig._suptitle.get_text()
     assert "correlation 0.9" in fig._suptitle.get_text()
-    flat = plot.compared(exact, replace(exact, values=np.full_like(values, 5.0), method="attribution"))
+    flat = figure.compared(exact, replace(exact, values=np.full_like(values, 5.0), method="attribution"))
     assert "no correlation, as one map does not vary" in flat._suptitle.get_text().replace("\n", " ")
     for ax in maps(fig):
         assert [patch.get_xy() for patch in ax.patches] == [(0.5, 1.5)]
@@ -140,29 +141,31 @@ def test_attribution_beside_exact_outlines_the_worst_cell():
 
 def test_heads_bars_and_panels():
     heads = made(np.arange(24).reshape(6, 4) / 24, site="z", axes=("layer", "head"))
-    (ax,) = maps(plot.figure(heads))
+    (ax,) = maps(figure.figure(heads))
     assert ax.get_xlabel() == "head" and labels(ax.xaxis) == ["0", "1", "2", "3"]
-    bars = plot.figure(made([0, 0.5, 1], site="attn_out", axes=("layer",))).axes[0]
+    bars = figure.figure(made([0, 0.5, 1], site="attn_out", axes=("layer",))).axes[0]
     assert [bar.get_width() for bar in bars.patches] == [0, -5, -10] and bars.yaxis_inverted()
     shares = np.random.default_rng(0).random((3, 4, 5))
-    axes = maps(plot.figure(made(shares, site="z", axes=("layer", "head", "position"))))
+    axes = maps(figure.figure(made(shares, site="z", axes=("layer", "head", "position"))))
     assert [ax.get_title(loc="left") for ax in axes] == ["head 0", "head 1", "head 2", "head 3"]
     assert np.allclose(axes[2].images[0].get_array(), 5 - 10 * shares[:, 2])
     entries = np.zeros((5, 4, 5, 5))
     entries[3, 2, 4, 1] = 1
     many = panels.panels(made(entries, site="pattern_entry", axes=("layer", "head", "position", "source")))
-    assert [panel.held for panel in panels.panels(made(shares, site="z", axes=("layer", "head", "position")), "run 2")] == [
-        {"head": head} for head in range(4)
-    ]
+    assert [
+        panel.held for panel in panels.panels(made(shares, site="z", axes=("layer", "head", "position")), "run 2")
+    ] == [{"head": head} for head in range(4)]
     assert many[0].held.keys() == {"layer", "head"}
     assert len(many) == panels.MOST_PANELS and many[[p.title for p in many].index("head 3.2")].values[4, 1] == -5
 
 
 def test_the_heading_counts_the_heads_that_are_left_out():
     entries = np.random.default_rng(0).random((5, 4, 5, 5))
-    text = plot.figure(made(entries, site="pattern_entry", axes=("layer", "head", "position", "source")))._suptitle.get_text()
+    text = figure.figure(
+        made(entries, site="pattern_entry", axes=("layer", "head", "position", "source"))
+    )._suptitle.get_text()
     assert text.endswith("shown: the 12 of 20 heads with the largest changes")
-    few = plot.figure(made(entries[:3], site="pattern_entry", axes=("layer", "head", "position", "source")))
+    few = figure.figure(made(entries[:3], site="pattern_entry", axes=("layer", "head", "position", "source")))
     assert "heads with" not in few._suptitle.get_text()
 
 
@@ -170,7 +173,7 @@ def test_the_worst_cell_of_a_head_is_outlined_in_its_own_map():
     exact = made(np.random.default_rng(0).random((3, 4, 5)), site="z", axes=("layer", "head", "position"))
     values = exact.values.copy()
     values[2, 3, 1] += 30
-    fig = plot.compared(exact, replace(exact, values=values, method="attribution"))
+    fig = figure.compared(exact, replace(exact, values=values, method="attribution"))
     framed = {ax.get_title(loc="left"): patch.get_xy() for ax in maps(fig) for patch in ax.patches}
     assert framed == {"exact (patched), head 3": (0.5, 1.5), "estimate (attribution), head 3": (0.5, 1.5)}
 
@@ -179,7 +182,7 @@ def test_the_worst_cell_of_a_head_is_outlined_in_its_own_map():
 def test_the_runs_are_named_above_the_bars(share, sides):
     """On a dark bar a black name could not be read, and two that are close would lie on each other."""
     result = made([0, 0.5, share], site="attn_out", axes=("layer",))
-    fig = plot.figure([result, replace(result, site="mlp_out")])
+    fig = figure.figure([result, replace(result, site="mlp_out")])
     fig.draw_without_rendering()
     for ax in fig.axes[:2]:
         (top,) = ax.child_axes
@@ -201,8 +204,8 @@ def test_odd_tokens_are_drawn_as_they_are_or_escaped(tmp_path):
     result = replace(
         made(MOVES), clean_labels=ODD, corrupted_labels=ODD, unit="logit($a_b$) - logit(漢)", model="a_$b$"
     )
-    fig = plot.figure(result)
-    plot.write(fig, tmp_path / "x.svg")  # any missing glyph or mathematics would be a warning or an error
+    fig = figure.figure(result)
+    figure.write(fig, tmp_path / "x.svg")  # any missing glyph or mathematics would be a warning or an error
     drawn = [text.replace(r"\$", "$") for text in labels(maps(fig)[0].xaxis)]
     assert drawn[0] == "0 $x_1$" and drawn[2] == "2 \\u6f22\\u5b57" and drawn[3] == "3 \\U0001f984"
     assert not any("mathdefault" in text or "mathregular" in text for text in drawn)
@@ -220,8 +223,8 @@ def test_any_number_of_tokens_fits(tmp_path, n):
         clean_labels=("␣token",) * n, corrupted_labels=("␣token",) * n,
         tokens=made(MOVES).tokens._replace(clean=tokens, corrupted=(999, *tokens[1:]), first_difference=0),
     )  # fmt: skip
-    fig = plot.figure(result)
-    plot.write(fig, tmp_path / "x.png")
+    fig = figure.figure(result)
+    figure.write(fig, tmp_path / "x.png")
     assert (fig.get_size_inches() <= panels.WIDEST).all()
     boxes = [text.get_window_extent() for text in maps(fig)[0].get_xticklabels() if text.get_text()]
     assert len(boxes) == n or n > 130
@@ -231,13 +234,13 @@ def test_any_number_of_tokens_fits(tmp_path, n):
 
 def test_zero_gap_and_flat_maps_are_drawn(tmp_path):
     for result in (made(np.zeros((6, 5))), replace(made(np.zeros((6, 5))), clean_value=5.0)):
-        plot.write(plot.figure(result), tmp_path / "x.png")
+        figure.write(figure.figure(result), tmp_path / "x.png")
 
 
 @pytest.mark.parametrize("suffix", [".png", ".pdf", ".svg", ".PNG"])
 def test_equal_results_make_equal_files(tmp_path, suffix):
     for name in "ab":
-        plot.write(plot.figure(made(MOVES)), tmp_path / (name + suffix))
+        figure.write(figure.figure(made(MOVES)), tmp_path / (name + suffix))
     first, second = ((tmp_path / (name + suffix)).read_bytes() for name in "ab")
     start = {".png": b"\x89PNG", ".pdf": b"%PDF", ".svg": b"<?xml"}[suffix.lower()]
     assert first.startswith(start) and len(first) > 2000
@@ -247,19 +250,19 @@ def test_equal_results_make_equal_files(tmp_path, suffix):
 
 def test_a_wrong_suffix_or_folder_is_refused(tmp_path):
     with pytest.raises(ValueError, match="ends in .png, .pdf, .svg"):
-        plot.check_picture(tmp_path / "x.jpeg")
+        figure.check_picture(tmp_path / "x.jpeg")
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="cannot write"):
-        plot.check_picture(tmp_path / "file" / "x.png")
+        figure.check_picture(tmp_path / "file" / "x.png")
 
 
 def test_pyplot_is_not_imported():
-    code = "import sys, patching.plot; assert 'matplotlib.pyplot' not in sys.modules and 'tkinter' not in sys.modules"
+    code = "import sys, patching.draw.figure; assert 'matplotlib.pyplot' not in sys.modules and 'tkinter' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
 def redraw(*args, cwd):
-    command = [sys.executable, "-m", "patching.plot", *map(str, args)]
+    command = [sys.executable, "-m", "patching.draw", *map(str, args)]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=os.environ | {"PYTHONPATH": str(ROOT)})
 
 
@@ -278,7 +281,7 @@ def test_a_saved_result_is_drawn_again(tmp_path, monkeypatch, capsys):
         (["a.npz", "--out", "x.doc"], 1),
     ):
         monkeypatch.setattr(sys, "argv", ["plot", *args])
-        assert terminal.guarded(plot.main) == status
+        assert terminal.guarded(figure.main) == status
         shown = capsys.readouterr()
         assert (
             (shown.out == "both.pdf\n") if status == 0 else (re.fullmatch(r"error: .*\n", shown.err) and not shown.out)

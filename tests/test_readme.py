@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from models import random_model, random_tokens
 
-from minigpt2.weights import expected_shapes
+from minigpt2.checkpoint.weights import expected_shapes
 from patching import SITES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,7 +40,9 @@ def test_every_name_of_the_table_has_its_shape():
         expected = shape_of(shape, model.config, 5)
         first, *others = re.findall(r"`([^`]+)`", here)
         first = first.replace("[3]", "[2]")  # the model at hand has three layers
-        names = [first] + [other.replace("[3]", "[2]") if "." in other else re.sub(r"\w+(?=\[2\]$)", other, first) for other in others]
+        names = [first] + [
+            other.replace("[3]", "[2]") if "." in other else re.sub(r"\w+(?=\[2\]$)", other, first) for other in others
+        ]
         for name in names:
             array = eval(name, {"weights": model.weights, "run": run})  # names of our own README
             assert array.shape == expected, f"{name} is {array.shape}, the table says {shape}"
@@ -48,7 +50,9 @@ def test_every_name_of_the_table_has_its_shape():
         if checkpoint:
             name = checkpoint.strip("`")
             assert expected_shapes(model.config)[name.replace("h.3.", "h.2.")] == expected
-            assert "`weights." + re.sub(r"h\.(\d)", r"h[\1]", name).removesuffix(".weight") in here.replace(".weight`", "`")
+            assert "`weights." + re.sub(r"h\.(\d)", r"h[\1]", name).removesuffix(".weight") in here.replace(
+                ".weight`", "`"
+            )
     assert checked == 8 + 5 + 5
 
 

@@ -14,21 +14,22 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import browser as chromium
 import numpy as np
 import pytest
 from matplotlib.colors import CenteredNorm, to_hex
-
-import browser as chromium
-from minigpt2 import GPT2, Config
-from minigpt2.drawing import SIGNED
 from models import random_model
-from patching import METRICS, PromptPair, Result, attribute, htmlmap, report, sweep
-from patching.experiments import EXPERIMENTS
-from patching.inside import LensOfBoth, WritersOfBoth
-from patching.panels import panels
+
+from minigpt2 import GPT2, Config
+from minigpt2.pictures.style import SIGNED
+from patching import METRICS, PromptPair, Result, attribute, sweep
+from patching.demo.experiments import EXPERIMENTS
+from patching.draw.panels import panels
+from patching.explain.conclusions import tell
+from patching.explain.findings import agreement
+from patching.explain.views import LensOfBoth, WritersOfBoth
+from patching.page import maps, report
 from patching.prompts import PairTokens
-from patching.reading import agreement
-from patching.story import tell
 
 ROOT = Path(__file__).resolve().parent.parent
 PAIR = EXPERIMENTS["surname"].pair
@@ -104,8 +105,12 @@ def cells(table):
     for row in table["rows"][1:]:
         for cell in row[1:]:
             where, told = cell["title"].rsplit(": ", 1)
-            place = {axis: int(i) for axis, i in re.findall(r"(?:^|, )(layer|head|position|source) \u2068?(\d+)", where)}
-            numbers = re.findall(r"(-?[\d.]+(?:e[-+]\d+)?)(?: \((?:restores|destroys) (-?[\d.]+) % of the gap\))?", told)
+            place = {
+                axis: int(i) for axis, i in re.findall(r"(?:^|, )(layer|head|position|source) \u2068?(\d+)", where)
+            }
+            numbers = re.findall(
+                r"(-?[\d.]+(?:e[-+]\d+)?)(?: \((?:restores|destroys) (-?[\d.]+) % of the gap\))?", told
+            )
             yield place, [tuple(map(float, filter(None, pair))) for pair in numbers], cell
 
 
@@ -271,7 +276,7 @@ def test_the_answer_is_not_said_to_be_the_models(bundled, tmp_path):
 def test_a_number_in_a_title_is_no_head(bundled, titles):
     result = sweep(bundled, PAIR, "z")
     for head, panel in enumerate(panels(result, titles[0])):
-        assert np.array_equal(htmlmap.Grid(panel, 3000).values(result), result.values[:, head])
+        assert np.array_equal(maps.Grid(panel, 3000).values(result), result.values[:, head])
 
 
 def test_heads_that_are_left_out_are_counted(bundled, tmp_path):
@@ -365,7 +370,7 @@ def test_the_ink_can_be_read_on_every_colour():
 
     for level in range(257):
         colour = to_hex(SIGNED(level))
-        hexes = htmlmap.ink(colour[1:]).lstrip("#")
+        hexes = maps.ink(colour[1:]).lstrip("#")
         ink = [int(h, 16) / 255 for h in (re.findall("..", hexes) if len(hexes) == 6 else [c * 2 for c in hexes])]
         low, high = sorted((light(SIGNED(level)[:3]), light(ink)))
         assert (high + 0.05) / (low + 0.05) >= 4.5, colour
@@ -434,7 +439,9 @@ def test_the_command_writes_it(tmp_path):
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (0, "x.png\nx.html\n", "")
     page = Page((tmp_path / "x.html").read_text(encoding="utf-8"))
-    assert [e["text"] for e in page.all("code") if "pre" in e["inside"]] == [f"python -m patching.demo {' '.join(args)}"]
+    assert [e["text"] for e in page.all("code") if "pre" in e["inside"]] == [
+        f"python -m patching.demo {' '.join(args)}"
+    ]
     result = sweep(GPT2.from_pretrained("bundled"), PAIR)
     assert all(abs(v - value_at(result, place)) <= DIGITS * abs(v) for place, [(v, _)], _ in cells(page.maps[0]))
 
@@ -560,7 +567,9 @@ def test_the_twin_of_a_cell_lights_up(browser, bundled, tmp_path):
     tab = browser.open(path.as_uri(), width=1400)
     number = 66 * 2 + 13  # in the exact map of the second head
     tab.hover("figure td", number)
-    lit = tab.run("[...document.querySelectorAll('figure td')].flatMap((e, i) => e.classList.contains('on') ? [i] : [])")
+    lit = tab.run(
+        "[...document.querySelectorAll('figure td')].flatMap((e, i) => e.classList.contains('on') ? [i] : [])"
+    )
     assert lit == [number, number + 66] and "exact" in tab.run(READOUT) and ", estimate" in tab.run(READOUT)
     assert tab.problems == []
 

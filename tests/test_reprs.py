@@ -4,7 +4,7 @@ import pytest
 
 from minigpt2 import GPT2
 from patching import PromptPair, sweep
-from patching.experiments import EXPERIMENTS
+from patching.demo.experiments import EXPERIMENTS
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ from models import random_model, random_tokens, random_weights
 from vocabulary import tiny_vocabulary
 
 from minigpt2 import GPT2, Config
+from minigpt2.checkpoint.weights import save_folder
 from minigpt2.generate import generate, generate_plain
-from minigpt2.weights import save_folder
 from patching import PromptPair, attribute, sweep, sweep_one_by_one
 
 CONFIG = Config(n_layer=3, n_head=4, n_embd=64, n_ctx=40, n_vocab=500, d_mlp=256)  # large enough for BLAS's own kernels

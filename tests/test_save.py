@@ -151,7 +151,9 @@ def test_a_small_file_that_would_unpack_to_gigabytes_is_refused_unread(tmp_path,
                 values.write(bytes(1 << 24))
     assert (tmp_path / "bomb.npz").stat().st_size < 1 << 20
     monkeypatch.setattr(zipfile.ZipFile, "open", lambda *_, **__: pytest.fail("it was unpacked"))
-    with pytest.raises(ValueError, match="bomb.npz is not a result .* would unpack to 272 MiB, and 256 MiB are allowed"):
+    with pytest.raises(
+        ValueError, match="bomb.npz is not a result .* would unpack to 272 MiB, and 256 MiB are allowed"
+    ):
         save.load(tmp_path / "bomb.npz")
 
 

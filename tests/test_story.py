@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from minigpt2.facts import load_facts
-from patching import SITES, Result, reading, story, words
+from patching import SITES, Result
+from patching.explain import conclusions, findings, labels
 from patching.prompts import PairTokens
 
 TEXTS = {  # of the published maps, as the genuine vocabulary cuts them
@@ -66,7 +67,7 @@ def made(shares, changed=(1,), site="resid_post", axes=("layer", "position"), **
 
 
 def told(result):
-    return "\n".join(story.tell(result))
+    return "\n".join(conclusions.tell(result))
 
 
 MAP = ("layer", "position")
@@ -111,11 +112,11 @@ def test_the_wizard_map_never_reaches_the_end_before_the_last_layer():
 
 
 def test_hot_spots_are_the_best_cells_of_the_positions():
-    spots = reading.hot_spots(published(0))
+    spots = findings.hot_spots(published(0))
     assert spots[0].place == {"layer": 11, "position": 10} and spots[0].share == pytest.approx(1, abs=1e-3)
     assert spots[1].place == {"layer": 0, "position": 1} and spots[1].value == pytest.approx(-4.0691, abs=1e-3)
     assert len({spot.place["position"] for spot in spots}) == len(spots)
-    attention = reading.hot_spots(published(0, "attn_out"), n=4)
+    attention = findings.hot_spots(published(0, "attn_out"), n=4)
     assert [tuple(spot.place.values()) for spot in attention] == [(10, 10), (0, 1), (7, 10), (11, 10)]
 
 
@@ -153,7 +154,7 @@ def test_of_one_change_whose_patches_leave_the_range_of_both_runs_there_is_no_st
     shares = MOVES.copy()
     shares[1, 2] = cell
     text = told(made(shares, clean_value=-0.03, corrupted_value=0.03))
-    lowest, highest = words.percent(min(cell, 0)), words.percent(max(cell, 1))
+    lowest, highest = labels.percent(min(cell, 0)), labels.percent(max(cell, 1))
     assert text.startswith("There is no clear story: single patches move the metric by")
     assert f"by {lowest} to {highest} of the gap (0.06), to values well outside" in text
     assert "sits" not in text and "bring it there" not in text and "drops below" not in text
@@ -190,14 +191,14 @@ def test_no_single_position_says_where_one_must():
 def test_nothing_moves():
     assert told(made(np.zeros((6, 5)))).startswith("No patch of this map moves the metric at all")
     assert "alpha = 0 writes nothing" in told(made(np.zeros((6, 5)), alpha=0.0))
-    assert reading.hot_spots(made(np.zeros((6, 5)))) == []
+    assert findings.hot_spots(made(np.zeros((6, 5)))) == []
 
 
 @pytest.mark.parametrize("gap", [0.0, 1e-5])
 def test_without_a_gap_there_are_no_shares(gap):
     result = replace(made(MOVES), clean_value=5.0 - gap, corrupted_value=5.0)
     assert told(result).startswith("There is no gap to restore") and "%" not in told(result)
-    assert reading.hot_spots(result)[0].value == -5.0
+    assert findings.hot_spots(result)[0].value == -5.0
 
 
 def test_noising_is_told_from_the_other_side():
@@ -252,7 +253,9 @@ def test_the_best_cell_is_the_nearest_and_of_equals_the_lowest():
     assert "The best cell, at the last position (4, e) behind layer 4, restores 100 %" in told(made(shares))
 
 
-@pytest.mark.parametrize(("site", "axes"), [("resid_post", MAP), ("attn_out", MAP), ("z", ("layer", "head", "position"))])
+@pytest.mark.parametrize(
+    ("site", "axes"), [("resid_post", MAP), ("attn_out", MAP), ("z", ("layer", "head", "position"))]
+)
 def test_many_changes_of_which_one_does_it_all_are_not_said_to_share_it(site, axes):
     shares = np.zeros((6, 5) if axes == MAP else (6, 2, 5))
     shares[0, ..., 1], shares[5, ..., 4] = 1.17, 1
@@ -269,7 +272,9 @@ def test_a_position_that_gets_it_back_has_not_lost_it():
     shares[:, 1], shares[:, 4] = (1.04, -0.01, 0.2, 0.1, 1.0, 0), (0, 0, 0, 0, 0.1, 1)
     text = told(made(shares))
     assert "position 1 (b → B) behind layers 0 and 4 and then" in text and "drops below half" not in text
-    assert "At position 1 the share, 104 % at layer 0, is still 100 % at layer 4; the output of layer 5, the last" in text
+    assert (
+        "At position 1 the share, 104 % at layer 0, is still 100 % at layer 4; the output of layer 5, the last" in text
+    )
     assert "it is gone in between, below half at layers 1 to 3 (down to -1 %), and back at layer 4 (100 %)." in text
     shares[3, 1], shares[4] = 0.8, (0, 0.3, 0, 0, 0.6)
     text = told(made(shares))
@@ -277,7 +282,9 @@ def test_a_position_that_gets_it_back_has_not_lost_it():
     assert "below half at layers 1 and 2 (down to -1 %), and back at layer 3 (80 %)." in text
     assert "gone in between" not in told(made(MOVES))
     shares[5, 1] = 0.7
-    assert "does not leave it here" in told(made(shares, site="resid_pre")) and "and back at layer 5" in told(made(shares))
+    assert "does not leave it here" in told(made(shares, site="resid_pre")) and "and back at layer 5" in told(
+        made(shares)
+    )
 
 
 def test_a_last_position_that_loses_it_again_had_it():
@@ -313,19 +320,19 @@ def test_what_only_the_last_layer_brings_is_its_attentions_work():
      (0.0, "0 %"), (-0.003, "0 %"), (1.014, "101 %"), (-1.03, "-103 %")],
 )  # fmt: skip
 def test_a_share_never_reads_as_a_limit_that_it_does_not_reach(share, text):
-    assert words.percent(np.float32(share)) == text
+    assert labels.percent(np.float32(share)) == text
 
 
 @pytest.mark.parametrize(
     ("value", "text"), [(-0.0, "0"), (0.0, "0"), (np.float32(-0.0), "0"), (-0.001, "-0.001"), (-5.0, "-5.00")]
 )
 def test_there_is_no_minus_zero(value, text):
-    assert words.number(value) == text
+    assert labels.number(value) == text
 
 
 def test_answers_that_are_level_are_not_said_to_be_ahead():
     assert "after the corrupted one the two are level" in told(made(MOVES, corrupted_value=-0.05))
-    near = story.baselines(made(MOVES, clean_value=-0.1, corrupted_value=0.1))
+    near = conclusions.baselines(made(MOVES, clean_value=-0.1, corrupted_value=0.1))
     assert near == ["logit(␣B) - logit(␣A) is -0.10 after the clean text and 0.10 after the corrupted one: ␣A is ahead "
                     "after the clean text, ␣B after the corrupted one."]  # fmt: skip
     assert "␣A is ahead after both, and only the margin changes" in told(made(MOVES, corrupted_value=-2.0))
@@ -427,7 +434,7 @@ def test_order_of_the_chosen_layers_and_positions_does_not_matter():
     mixed = replace(
         whole, values=whole.values[np.ix_(layers, positions)], axes={"layer": layers, "position": positions}
     )
-    assert story.tell(mixed) == story.tell(whole)
+    assert conclusions.tell(mixed) == conclusions.tell(whole)
 
 
 def test_part_of_a_map_is_not_told_as_the_whole():
@@ -478,7 +485,7 @@ def test_every_site_and_any_numbers_have_some_text(site, seed):
     shares = np.random.default_rng(seed).normal(0, 10.0 ** (seed - 2), shape)
     for changed in ((0,), (1,), (4,), (1, 4), (0, 1, 2, 3, 4)):
         for more in ({}, {"direction": "noising"}, {"alpha": 0.5}):
-            sentences = story.tell(made(shares, changed, site, axes, **more))
+            sentences = conclusions.tell(made(shares, changed, site, axes, **more))
             assert sentences and all(text.endswith(".") and "nan" not in text for text in sentences)
     broken = made(shares, site=site, axes=axes)
     broken.values.flat[0] = np.nan
@@ -497,11 +504,11 @@ def test_agreement_finds_the_worst_cell():
     exact = made(MOVES)
     values = exact.values.copy()
     values[2, 1] += 3
-    correlation, worst = reading.agreement(exact, replace(exact, values=values))
+    correlation, worst = findings.agreement(exact, replace(exact, values=values))
     assert worst == (2, 1) and 0.9 < correlation < 1
-    assert np.isnan(reading.agreement(exact, made(np.zeros((6, 5))))[0])
+    assert np.isnan(findings.agreement(exact, made(np.zeros((6, 5))))[0])
     with pytest.raises(ValueError, match="same cells"):
-        reading.agreement(exact, made(np.zeros((5, 5))))
+        findings.agreement(exact, made(np.zeros((5, 5))))
 
 
 @pytest.mark.parametrize(
@@ -515,4 +522,4 @@ def test_agreement_finds_the_worst_cell():
     ],
 )
 def test_ranges(numbers, text):
-    assert words.ranges(numbers) == text
+    assert labels.ranges(numbers) == text

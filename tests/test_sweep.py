@@ -13,7 +13,7 @@ from models import ODD, SMALL, random_model, random_tokens
 
 from patching import METRICS, SITES, PromptPair, attribute, sweep, sweep_one_by_one
 
-sweep_module = importlib.import_module("patching.sweep")  # the package's own name `sweep` is the function
+sweep_module = importlib.import_module("patching.sweeps")  # the package's own name `sweep` is the function
 
 # float64: the same products added in another order, three blocks, logits of a few units.
 FLOAT64 = 1e-11

@@ -1,4 +1,4 @@
-"""python -m minigpt2.verify: green on a stand-in checkpoint, red under each deliberate fault, with the right culprit."""
+"""python -m patching.verify: green on a stand-in checkpoint, red under each deliberate fault, with the right culprit."""
 
 import copy
 import json
@@ -11,11 +11,12 @@ import pytest
 from golden.stand_in_checkpoint import HERE, tensors, write_stand_in, write_weights
 from vocabulary import genuine_vocabulary
 
-from minigpt2 import hub, verify
 from minigpt2 import model as m
+from minigpt2.checkpoint import hub
+from minigpt2.checkpoint.weights import expected_shapes
 from minigpt2.facts import KINDS, load_facts
 from minigpt2.model import Config
-from minigpt2.weights import expected_shapes
+from patching.verify import __main__ as verify
 
 FACTS = HERE / "stand_in_facts.json"
 RECORD = "python tests/golden/make_stand_in.py records the facts anew"
@@ -142,7 +143,9 @@ def test_a_wrong_merge(spoilt, capsys):
     swap_merges(spoilt, "ĠJones")
     code, report = checked(capsys, spoilt, "files", "token_ids", "activations", "greedy")
     assert code == 1 and len(report["culprits"]) == 1
-    assert "merges.txt differs from that of Hugging Face" in report["culprits"][0] and "disagree" in report["culprits"][0]
+    assert (
+        "merges.txt differs from that of Hugging Face" in report["culprits"][0] and "disagree" in report["culprits"][0]
+    )
     assert "activations" not in failing(report)  # the model is not to blame
 
 
@@ -152,8 +155,9 @@ def test_a_wrong_token_id(spoilt, capsys):
     code, report = checked(capsys, spoilt, "token_ids", "activations", "losses", "greedy")
     assert code == 1 and "token_ids" in failing(report) and len(report["culprits"]) == 1
     assert not failing(report) & {"activations", "losses"}  # the model is not to blame
-    assert "token 1 of 'Michelle Jones was a top-notch student. Michelle' is 5438 (' Jones'), expected 5437" in (
-        report["culprits"][0]
+    assert (
+        "token 1 of 'Michelle Jones was a top-notch student. Michelle' is 5438 (' Jones'), expected 5437"
+        in (report["culprits"][0])
     )
 
 
@@ -193,12 +197,14 @@ def test_an_off_by_one_patch(stand_in, capsys, monkeypatch):
 def test_a_fault_in_the_one_pass_sweep_alone(stand_in, capsys, monkeypatch):
     from patching import sweep
 
-    right = sys.modules["patching.sweep"].behind
+    right = sys.modules["patching.sweeps"].behind
     assert callable(sweep)  # the function hides the module of the same name
-    monkeypatch.setattr(sys.modules["patching.sweep"], "behind", lambda prefix, suffixes: right(0 * prefix, suffixes))
+    monkeypatch.setattr(sys.modules["patching.sweeps"], "behind", lambda prefix, suffixes: right(0 * prefix, suffixes))
     code, report = checked(capsys, stand_in, "activations", "patching")
     assert code == 1 and len(report["culprits"]) == 1
-    assert report["culprits"][0].startswith("the one-pass sweep (patching/sweep.py), since the plain sweep holds: one-pass")
+    assert report["culprits"][0].startswith(
+        "the one-pass sweep (patching/sweeps.py), since the plain sweep holds: one-pass"
+    )
 
 
 WRONG = {  # a fault in the fact itself, for every kind: what must be red is this kind and nothing else
@@ -345,6 +351,8 @@ def test_the_real_checkpoint(monkeypatch, capsys):
         try:
             hub.snapshot("gpt2")
         except hub.HubError:
-            pytest.skip("the official GPT-2 small is not in the cache: python -m minigpt2.verify downloads and checks it")
+            pytest.skip(
+                "the official GPT-2 small is not in the cache: python -m patching.verify downloads and checks it"
+            )
     code = verify.main(["--model", "gpt2"])
     assert code == 0, capsys.readouterr().out

@@ -24,9 +24,9 @@ from checkpoints import (
 )
 
 from minigpt2 import GPT2
-from minigpt2.config import read_config
+from minigpt2.checkpoint.config import read_config
+from minigpt2.checkpoint.weights import CheckpointError, expected_shapes, flatten, load, nest, save_folder
 from minigpt2.model import Config
-from minigpt2.weights import CheckpointError, expected_shapes, flatten, load, nest, save_folder
 
 ARRAYS = make_arrays()
 
@@ -504,7 +504,7 @@ def test_a_folder_with_vocabulary_encodes(tmp_path):
 
 MEASURE = """
 import re, sys
-from minigpt2.weights import flatten, load
+from minigpt2.checkpoint.weights import flatten, load
 def peak():  # getrusage's ru_maxrss would start from the parent's, which fork passes on
     return 1024 * int(re.search("VmHWM: *([0-9]+)", open("/proc/self/status").read().replace("\\t", " "))[1])
 before = peak()

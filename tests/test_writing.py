@@ -2,8 +2,8 @@
 
 import pytest
 
-from minigpt2.drawing import check_picture
-from minigpt2.writing import check_writable, replacing
+from minigpt2.atomic import check_writable, replacing
+from minigpt2.pictures.style import check_picture
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):

@@ -145,7 +145,7 @@ AFTERWARDS = ["", "", "", " {io} was very happy.", " {io} smiled and thanked| {s
 
 
 def indirect_object(rng, held_out=False, receiver_first=None):
-    """"When Mary and John went to the store, John gave a drink to| Mary." (Wang et al. 2022). The receiver is named
+    """ "When Mary and John went to the store, John gave a drink to| Mary." (Wang et al. 2022). The receiver is named
     first (ABBA, as here), the giver is (BABA), or either."""
     while True:
         a, b = rng.sample(FIRST_NAMES, 2)

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from .. import weights
+from ..checkpoint import weights
 
 
 class Parameters:

@@ -22,14 +22,14 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import backward, weights
-from ..files import brief
+from .. import backward
+from ..checkpoint import weights
+from ..checkpoint.tensors import brief
 from ..model import Config
 from ..terminal import guarded
 from ..tokenizer import Tokenizer
 from . import batches, bpe, corpus, words
 from .optimiser import AdamW, Parameters, clip
-
 
 LIMITS = {  # of every setting, those of the sizes being GPT-2 XL's; beyond them there is no memory, or no meaning
     "steps": (0, 10**9), "batch": (1, 10**6), "seed": (0, 2**63), "learning_rate": (0, 1e38), "warm_up": (0, 10**9),
@@ -129,7 +129,9 @@ class Training:
                 self.parameters.flat[:], self.adam.m[:], self.adam.v[:] = state["parameters"], state["m"], state["v"]
                 self.adam.steps = int(state["steps"])
         except (ValueError, TypeError, KeyError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{folder}/training.npz is not a whole training run ({brief(error)}): start anew") from None
+            raise ValueError(
+                f"{folder}/training.npz is not a whole training run ({brief(error)}): start anew"
+            ) from None
         return self
 
     def save(self):
@@ -139,7 +141,9 @@ class Training:
             settings=json.dumps(dataclasses.asdict(self.settings)),
         )  # fmt: skip
         if not np.abs(self.parameters.flat).max() <= np.finfo(np.float16).max:
-            raise FloatingPointError(f"a weight is beyond float16 at step {self.adam.steps}: try a lower --learning-rate")
+            raise FloatingPointError(
+                f"a weight is beyond float16 at step {self.adam.steps}: try a lower --learning-rate"
+            )
         unfinished = self.folder / "unfinished.npz"
         np.savez(unfinished, **state)
         os.replace(unfinished, self.folder / "training.npz")

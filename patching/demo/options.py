@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from minigpt2.atomic import check_writable
 from minigpt2.terminal import filled
-from minigpt2.writing import check_writable
 
-from . import METRICS, SITES
+from .. import METRICS, SITES
+from ..explain.next_tokens import next_logits
+from ..prompts import PromptPair
 from .experiments import EXPERIMENTS
-from .predictions import next_logits
-from .prompts import PromptPair
 
 OVERVIEW = ("resid_post", "attn_out", "mlp_out")
 EXAMPLES = """examples:
@@ -168,7 +168,7 @@ def likeliest_answers(model, args):
 
 def check_outputs(args):
     """Raise ValueError or OSError now for files that could not be written in the end."""
-    from minigpt2.drawing import check_picture
+    from minigpt2.pictures.style import check_picture
 
     check_picture(args.out or Path("figures", "picture.png"))
     if args.report:

@@ -8,8 +8,8 @@ from itertools import groupby
 
 import numpy as np
 
-from .reading import HALF, SEEN, ascending, differing, fit, gap, goes_astray, last_layer_is_silent, spots
-from .words import (
+from .findings import HALF, SEEN, ascending, differing, fit, gap, goes_astray, last_layer_is_silent, spots
+from .labels import (
     WHERE,
     layer_words,
     number,

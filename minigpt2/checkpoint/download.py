@@ -19,8 +19,8 @@ import huggingface_hub
 from huggingface_hub import constants
 from huggingface_hub.utils import HfHubHTTPError, OfflineModeIsEnabled, build_hf_headers, get_session, tqdm
 
+from ..errors import HubError, brief
 from . import cache
-from .errors import HubError, brief
 
 PATIENCE = 5  # seconds for the Hub's first answer, so that one which cannot be reached is noticed soon
 PATIENCE_LATER = 30  # for its answers about further files: it is there, but may be busy
@@ -147,7 +147,9 @@ def transfer(repo, file, stated, out, most, tick):
                 time.sleep(1)
                 tick()
     if stated.size is not None and arrived != stated.size:
-        raise HubError(f"{file} of {repo} came with {arrived:,} bytes instead of {stated.size:,}, and was removed: run again")
+        raise HubError(
+            f"{file} of {repo} came with {arrived:,} bytes instead of {stated.size:,}, and was removed: run again"
+        )
 
 
 class Refused(Exception):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .words import axis_label
+from ..explain.labels import axis_label
 
 MOST_PANELS = 12
 WIDEST, HIGHEST = 40.0, 40.0  # inches

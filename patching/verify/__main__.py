@@ -1,4 +1,4 @@
-"""Prove an installation against the real GPT-2 small: `python -m minigpt2.verify [--model NAME_OR_FOLDER]`.
+"""Prove an installation against the real GPT-2 small: `python -m patching.verify [--model NAME_OR_FOLDER]`.
 
 Prints each fact with what is expected, what this model gives, the difference, the tolerance that the source permits,
 the source and a verdict; then what is to blame, if anything is off. The exit code is 0 only if all facts hold, 1 if one
@@ -19,14 +19,14 @@ from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
-from . import facts as f
-from .facts import checks as c
-from .gpt2 import GPT2
-from .terminal import guarded
+from minigpt2 import facts as f
+from minigpt2.facts import checks as c
+from minigpt2.gpt2 import GPT2
+from minigpt2.terminal import guarded
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(prog="python -m minigpt2.verify", description=__doc__.split(":")[0])
+    parser = argparse.ArgumentParser(prog="python -m patching.verify", description=__doc__.split(":")[0])
     parser.add_argument("--model", default="gpt2", metavar="NAME_OR_FOLDER", help="default: gpt2")
     parser.add_argument("--only", action="append", metavar="KIND", help=f"of {', '.join(f.KINDS)}; may be repeated")
     parser.add_argument("--facts", default=f.HERE / "gpt2.json", metavar="FILE", help="default: the real GPT-2 small's")
@@ -54,25 +54,27 @@ def main(arguments=None):
 
 def load_subject(name, facts):
     """Load the model as GPT2.from_pretrained does, and keep where its files are; refuse one of another size."""
-    from .errors import CheckpointError
-    from .weights import load
+    from minigpt2.checkpoint.weights import load
+    from minigpt2.errors import CheckpointError
 
     config, weights, source = load(name)
     folder = vocabulary_folder = source.folder
     if source.revision is not None:
-        from . import hub
+        from minigpt2.checkpoint import hub
 
         vocabulary_folder = hub.vocabulary(source.name, folder)
     sizes = {size: (getattr(config, size), n) for size, n in facts["sizes"].items()}
     if other := ", ".join(f"{size} {has}, not {n}" for size, (has, n) in sizes.items() if has != n):
-        raise CheckpointError(f"{name} is not the model that the facts are about (it has {other}): give its own facts file")
+        raise CheckpointError(
+            f"{name} is not the model that the facts are about (it has {other}): give its own facts file"
+        )
     model = GPT2(config, weights, source.tokenizer, source.name, source.revision)
     return c.Subject(model, folder, vocabulary_folder)
 
 
 def checks():
     """The function for each kind."""
-    from patching.facts import check_patching  # above this package; see the module's docstring
+    from patching.verify.matrices import check_patching  # above this package; see the module's docstring
 
     return {kind: getattr(c, f"check_{kind}", check_patching) for kind in f.KINDS}
 
@@ -151,9 +153,9 @@ def first_activation(results):
 def patching_culprit(failed):
     plain, one_pass = ([check.message for check in failed if check.fact.startswith(w)] for w in ("plain", "one-pass"))
     if one_pass and not plain:
-        return f"the one-pass sweep (patching/sweep.py), since the plain sweep holds: {one_pass[0]}"
+        return f"the one-pass sweep (patching/sweeps.py), since the plain sweep holds: {one_pass[0]}"
     if plain and not one_pass:
-        return f"the plain sweep (patching/sweep.py), since the one-pass sweep holds: {plain[0]}"
+        return f"the plain sweep (patching/sweeps.py), since the one-pass sweep holds: {plain[0]}"
     if plain:
         return f"the patch itself (patching/sites.py), since both sweeps are off and the model is not: {plain[0]}"
     return failed[0].message

@@ -4,8 +4,8 @@
     python -m patching.demo --experiment all      all experiments side by side, on one scale
     python -m patching.demo --help                everything else
 
-Here is the order of things. options.py has what can be asked for, experiments.py the texts, story.py the conclusions,
-plot.py the picture, inside.py the views of both runs.
+Here is the order of things. options.py has what can be asked for, experiments.py the texts, conclusions.py the conclusions,
+figure.py the picture, inside.py the views of both runs.
 """
 
 import shlex
@@ -17,13 +17,14 @@ import numpy as np
 from minigpt2 import terminal
 from minigpt2.terminal import known_as
 
-from . import attribute, reading, save, story, sweep, sweep_one_by_one
+from .. import attribute, save, sweep, sweep_one_by_one
+from ..draw.heatmap import Progress, heatmap
+from ..explain import conclusions, findings
+from ..explain.labels import axis_label, number, percent
+from ..explain.next_tokens import next_logits, probability, ranked
+from ..plan import Question
 from .experiments import EXPERIMENTS
 from .options import check_outputs, parse, picture_path, plan_jobs
-from .plan import Question
-from .predictions import next_logits, probability, ranked
-from .terminal import Progress, heatmap
-from .words import axis_label, number, percent
 
 
 def main():
@@ -75,7 +76,7 @@ def look_inside(model, pair, args):
     """The views of both runs that were asked for, list."""
     if not (args.lens or args.direct_attribution):
         return []
-    from .inside import LensOfBoth, WritersOfBoth
+    from ..explain.views import LensOfBoth, WritersOfBoth
 
     tokens = pair.tokens(model)
     runs = model.run_batch([tokens.clean, tokens.corrupted])
@@ -126,10 +127,10 @@ def next_token_tables(model, pair, n):
 
 def report_map(result):
     """The map, its largest cells and the conclusions, as lines."""
-    from .panels import column_labels, n_maps, panels, row_labels
+    from ..draw.panels import column_labels, n_maps, panels, row_labels
 
     n, colour = terminal.columns(), terminal.in_colour()
-    gap = reading.gap(result)
+    gap = findings.gap(result)
     heading = f"{result.unit} after patching {result.site} ({result.direction}, {known_as(result.model)}); "
     heading += f"clean {number(result.clean_value)}, corrupted {number(result.corrupted_value)}"
     lines = ["", *terminal.wrapped(heading, n)]
@@ -151,11 +152,11 @@ def report_map(result):
         base, target = ("corrupted", "clean") if result.direction == "denoising" else ("clean", "corrupted")
         scale = f"(0 % of the gap: the {base} run as it is, {number(result.base_value)}; 100 %: the {target} run, "
         lines += terminal.wrapped(f"{scale}{number(result.target_value)})", min(n, 110))
-    return [*lines, *bullets(story.tell(result), n)]
+    return [*lines, *bullets(conclusions.tell(result), n)]
 
 
 def largest_cells(result):
-    spots = reading.hot_spots(result)
+    spots = findings.hot_spots(result)
     spots = [spot for spot in spots if not abs(spot.share) < 0.005] or spots[:3]  # none that would read "0 %"
     if not spots:
         return []
@@ -165,7 +166,7 @@ def largest_cells(result):
         + [number(spot.value), percent(spot.share) if np.isfinite(spot.share) else "none"]
         for spot in spots
     ]
-    what = "largest cell of each position" if reading.is_stream(result) else "largest cells"
+    what = "largest cell of each position" if findings.is_stream(result) else "largest cells"
     return ["", f"The {what} ({known_as(result.model)})", *terminal.table(head, cells)]
 
 
@@ -181,7 +182,7 @@ def bullets(sentences, n):
 
 
 def agreement(exact, estimate):
-    correlation, worst = reading.agreement(exact, estimate)
+    correlation, worst = findings.agreement(exact, estimate)
     place = ", ".join(f"{axis} {chosen[i]}" for (axis, chosen), i in zip(exact.axes.items(), worst))
     values = f"exact {number(exact.values[worst])}, estimate {number(estimate.values[worst])}"
     agree = f"correlate at {correlation:.3f}" if np.isfinite(correlation) else "cannot be correlated: one does not vary"
@@ -193,23 +194,23 @@ def agreement(exact, estimate):
 
 
 def write(args, pair, results, titles, views, model):
-    from . import plot
+    from ..draw import figure
 
     path = Path(args.out or picture_path(args, pair, results[0]))
     command = shlex.join(["python", "-m", "patching.demo", *sys.argv[1:]])
-    pictures = {path: plot.compared(*results) if args.attribution else plot.figure(results, titles)}
+    pictures = {path: figure.compared(*results) if args.attribution else figure.figure(results, titles)}
     for view in views:
         for name, fig in zip(("clean", "corrupted"), view.figures()):
             pictures[path.with_name(f"{path.stem}_{view.name}_{name}{path.suffix}")] = fig
     files = list(pictures)
     for file, fig in pictures.items():
-        plot.write(fig, file)
+        figure.write(fig, file)
     if args.save:
         stem = path.with_suffix("")
         for result, title in zip(results, titles):
             files += save.paths(save.save(result, f"{stem}_{title}" if title else stem, command))
     if args.report:
-        from . import report
+        from ..page import report
 
         report.write(args.report, results, titles, model=model, command=command, views=views)
         files.append(args.report)

@@ -13,11 +13,11 @@ import unicodedata
 import numpy as np
 from matplotlib.colors import to_hex
 
-from minigpt2.drawing import SIGNED
+from minigpt2.pictures.style import SIGNED
 
-from .panels import shown_range
-from .reading import differing
-from .words import axis_label
+from ..draw.panels import shown_range
+from ..explain.findings import differing
+from ..explain.labels import axis_label
 
 LONGEST = 24  # characters of a label; its title has all of them
 
@@ -46,7 +46,9 @@ class Grid:
         return result.values[index].reshape(len(self.rows), -1)
 
     def place(self, row, column):
-        return self.panel.held | {self.down: self.rows[row]} | ({self.across: self.columns[column]} if self.across else {})
+        return (
+            self.panel.held | {self.down: self.rows[row]} | ({self.across: self.columns[column]} if self.across else {})
+        )
 
     def left_out(self):
         pairs = ((self.down, self.rows, self.panel.rows), (self.across, self.columns, self.panel.columns))
@@ -94,7 +96,9 @@ def header(result, axis, index, scope):
         return f'<th scope="{scope}">{index}</th>'
     label = axis_label(result, axis, index).removeprefix(f"{index} ")
     tag = "mark" if index in differing(result) else "span"
-    return f'<th scope="{scope}" title="{shown(label)}"><{tag}><bdi>{shown(cut(label))}</bdi></{tag}> <b>{index}</b></th>'
+    return (
+        f'<th scope="{scope}" title="{shown(label)}"><{tag}><bdi>{shown(cut(label))}</bdi></{tag}> <b>{index}</b></th>'
+    )
 
 
 def cut(label):
@@ -158,7 +162,9 @@ def ink(colour):
 def legend(results, scale):
     """The scale as a row of colours with their numbers, cut to the values that occur, and what white is."""
     lo, hi = shown_range(scale, results)
-    steps = [k / 4 for k in range(-4, 5) if lo - scale.half / 8 <= scale.centre + scale.half * k / 4 <= hi + scale.half / 8]
+    steps = [
+        k / 4 for k in range(-4, 5) if lo - scale.half / 8 <= scale.centre + scale.half * k / 4 <= hi + scale.half / 8
+    ]
     items = [
         f'<li class="{colour(scale, scale.half * step)}">{short_number(scale, scale.centre + scale.half * step)}</li>'
         for step in steps

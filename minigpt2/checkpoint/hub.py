@@ -17,12 +17,12 @@ import huggingface_hub
 from huggingface_hub import constants
 from huggingface_hub import utils as errors
 
+from ..errors import CheckpointError, HubError
 from .cache import cached, healing, repository_folder
 from .config import read_config
 from .download import download, one_line, status
-from .errors import CheckpointError, HubError
-from .files import shard_names, weight_files
 from .header import LONGEST_HEADER
+from .tensors import shard_names, weight_files
 
 PINNED = {"openai-community/gpt2": "607a30d783dfa663caf39e06633721c8d4cfcd7e"}
 REPOSITORIES = {  # the short names that everybody writes, which transformers' cache may hold as well
@@ -38,7 +38,9 @@ def snapshot(name, revision=None):
     """Find a model in the cache, or download it: (folder, commit). All its weights are there, or HubError is raised."""
     repo = repository(name)
     if revision is not None and (not re.fullmatch(r"\w[\w./-]*", str(revision)) or ".." in str(revision)):
-        raise CheckpointError(f"{revision!r:.120} is no name for a revision: give a branch, a tag or a full commit hash")
+        raise CheckpointError(
+            f"{revision!r:.120} is no name for a revision: give a branch, a tag or a full commit hash"
+        )
     for wanted in [revision] if revision else [PINNED.get(repo), "main"]:
         for folder in cached(names(repo), wanted, "config.json"):
             if is_complete(folder):

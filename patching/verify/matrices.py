@@ -1,11 +1,11 @@
-"""The published patching matrices against both sweeps: the kind "patching" of `python -m minigpt2.verify`."""
+"""The published patching matrices against both sweeps: the kind "patching" of `python -m patching.verify`."""
 
 import numpy as np
 
 from minigpt2.facts import compare
 
-from .prompts import PromptPair
-from .sweep import sweep, sweep_one_by_one
+from ..prompts import PromptPair
+from ..sweeps import sweep, sweep_one_by_one
 
 SWEEPS = {"plain": sweep_one_by_one, "one-pass": sweep}
 

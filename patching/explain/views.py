@@ -1,16 +1,16 @@
 """Both runs of a pair from inside, beside the map of patches: what each layer would predict, and who writes the answer.
 
 Patching asks what changing a vector does; these two ask what a vector says as it stands: minigpt2/lens.py computes it,
-pictures.py draws it.
+runs.py draws it.
 """
 
 import numpy as np
 
-from minigpt2 import pictures
 from minigpt2.lens import direct_logit_attribution, logit_lens
+from minigpt2.pictures import runs
 
-from .reading import SEEN
-from .words import percent
+from .findings import SEEN
+from .labels import percent
 
 RUNS = ("clean", "corrupted")
 
@@ -26,7 +26,7 @@ class LensOfBoth:
         self.model, self.answers = runs[0].model, tokens.answers
 
     def figures(self):
-        return [pictures.lens_figure(lens, f"{name} text") for name, lens in zip(RUNS, self.lenses)]
+        return [runs.lens_figure(lens, f"{name} text") for name, lens in zip(RUNS, self.lenses)]
 
     def tables(self):
         """What each depth predicts at the last position, for each run: (title, head, rows)."""
@@ -66,7 +66,7 @@ class WritersOfBoth:
         self.both = [direct_logit_attribution(run, corrupted, clean) for run in runs]
 
     def figures(self):
-        return [pictures.attribution_figure(a, f"{name} text", self.both) for name, a in zip(RUNS, self.both)]
+        return [runs.attribution_figure(a, f"{name} text", self.both) for name, a in zip(RUNS, self.both)]
 
     def tables(self, n=10):
         """The terms that differ most between the runs: (title, head, rows)."""

@@ -98,7 +98,9 @@ def arrive(plan, patch):
     unpatched = plan.base.resid_post if layer == n_layer else plan.base.resid_mid
     if np.array_equal(stream[-1], unpatched[-1, -1]):
         return None
-    return Arrival(patch, layer, at, n_seq - 1, stream[-1:].copy())  # behind the last attention only the last row is read
+    return Arrival(
+        patch, layer, at, n_seq - 1, stream[-1:].copy()
+    )  # behind the last attention only the last row is read
 
 
 def one_pass(model, base, arrivals):

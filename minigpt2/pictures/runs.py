@@ -11,8 +11,8 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from .drawing import SHARE, SIGNED, cell_lines, clipped, colour_bar, drawable
-from .terminal import known_as
+from ..terminal import known_as
+from .style import SHARE, SIGNED, cell_lines, clipped, colour_bar, drawable
 
 BAND = 20  # columns of a logit lens side by side; a longer text goes on in another band below
 MOST = 80  # positions drawn, the last ones of a longer text

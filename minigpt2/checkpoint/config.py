@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from .errors import CheckpointError
-from .files import brief, read_json
-from .model import Config
+from ..errors import CheckpointError
+from ..model import Config
+from .tensors import brief, read_json
 
 MUST_BE = {  # any other value computes something that model.py does not; None: the key is absent
     "model_type": ["gpt2"],

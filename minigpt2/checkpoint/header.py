@@ -6,7 +6,7 @@ import json
 import math
 from typing import NamedTuple
 
-from .errors import CheckpointError, brief
+from ..errors import CheckpointError, brief
 
 LONGEST_HEADER = 1 << 22  # bytes; GPT-2 small's has 14 thousand, one of 1,000 layers 2 million
 BITS = dict(F64=64, I64=64, U64=64, C64=64, F32=32, I32=32, U32=32, F16=16, BF16=16, I16=16, U16=16, BOOL=8, U8=8, I8=8)
@@ -16,7 +16,7 @@ BITS |= dict(F8_E4M3=8, F8_E5M2=8, F8_E8M0=8, F6_E2M3=6, F6_E3M2=6, F4=4)  # all
 class Stored(NamedTuple):
     """Where one tensor lies."""
 
-    file: object  # files.TensorFile
+    file: object  # tensors.TensorFile
     offset: int  # in bytes, from the start of the file
     dtype: str  # safetensors' word for it
     shape: tuple

@@ -7,29 +7,9 @@ without a clear story the text says so.
 
 import numpy as np
 
-from .reading import (
-    HALF,
-    SEEN,
-    differing,
-    gap,
-    is_stream,
-    last_layer_is_silent,
-    moves,
-    noise,
-    spots,
-)
+from .findings import HALF, SEEN, differing, gap, is_stream, last_layer_is_silent, moves, noise, spots
+from .labels import WHERE, number, percent, place_words, position_words, ranges, restores, sentence, several_changes
 from .stream import stream_story
-from .words import (
-    WHERE,
-    number,
-    percent,
-    place_words,
-    position_words,
-    ranges,
-    restores,
-    sentence,
-    several_changes,
-)
 
 
 def tell(result):

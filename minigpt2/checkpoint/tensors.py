@@ -15,7 +15,7 @@ from threading import Lock
 
 import numpy as np
 
-from .errors import CheckpointError, brief
+from ..errors import CheckpointError, brief
 from .header import read_header
 
 LONGEST_JSON = 1 << 24  # bytes; the longest JSON of a GPT-2, its vocabulary, has 1 MB
@@ -153,7 +153,9 @@ def find_tensors(files):
         for name, tensor in read_header(file).items():
             name = name.removeprefix("transformer.")
             if name in found:
-                raise CheckpointError(f"{name} is there twice, in {found[name].file.path} and in {file.path}: remove one")
+                raise CheckpointError(
+                    f"{name} is there twice, in {found[name].file.path} and in {file.path}: remove one"
+                )
             found[name] = tensor
     return found
 

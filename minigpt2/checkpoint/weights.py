@@ -2,7 +2,7 @@
 shards with an index) the weights. Names and shapes are checked against one table, expected_shapes, before a weight
 is read.
 
-Read next: config.py (the sizes), files.py (how the bytes are read), hub.py (how a name becomes a folder), tokenizer.py (the vocabulary).
+Read next: config.py (the sizes), tensors.py (how the bytes are read), hub.py (how a name becomes a folder), tokenizer.py (the vocabulary).
 """
 
 import json
@@ -19,12 +19,12 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
+from ..atomic import replacing
+from ..errors import CheckpointError
+from ..model import MLP, Affine, Attn, Block, Weights
 from .config import read_config
-from .errors import CheckpointError
-from .files import brief, open_tensors, read_pieces, read_tensor
 from .memory import check_room
-from .model import MLP, Affine, Attn, Block, Weights
-from .writing import replacing
+from .tensors import brief, open_tensors, read_pieces, read_tensor
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Source:
     tokenizer: Callable
 
 
-BUNDLED = Path(__file__).parent / "bundled"  # a folder of the user's by that name is ./bundled
+BUNDLED = Path(__file__).parent.parent / "bundled"  # a folder of the user's by that name is ./bundled
 
 
 def load(name_or_folder, dtype=np.float32, revision=None):
@@ -52,7 +52,9 @@ def load(name_or_folder, dtype=np.float32, revision=None):
     if os.path.isdir(path) and not is_only_a_name(name):
         folder = Path(path)
         if revision is not None:
-            raise CheckpointError(f"revision {brief(revision)} chooses among versions on the Hub, but {name} is a folder")
+            raise CheckpointError(
+                f"revision {brief(revision)} chooses among versions on the Hub, but {name} is a folder"
+            )
         config, weights = load_folder(folder, dtype)
         return config, weights, Source(name, None, folder, partial(load_tokenizer, folder, config.n_vocab))
     if os.path.isfile(path):
@@ -132,7 +134,7 @@ def load_tokenizer(folder, n_vocab):
             "vocab.json and merges.txt that it was trained with beside its weights (from a tokenizer of transformers, "
             "tokenizer.backend_tokenizer.model.save(folder) writes them)"
         )
-    from .tokenizer import Tokenizer
+    from ..tokenizer import Tokenizer
 
     return Tokenizer(folder / "vocab.json", folder / "merges.txt", n_vocab=n_vocab)
 

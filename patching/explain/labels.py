@@ -3,8 +3,8 @@
 import math
 from itertools import groupby
 
-from .reading import HALF, SEEN, STREAM
-from .sites import SITES
+from ..sites import SITES
+from .findings import HALF, SEEN, STREAM
 
 WHERE = {name: SITES[name].cell.removesuffix(" layer {layer}") for name in STREAM}
 

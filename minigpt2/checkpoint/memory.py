@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from .errors import CheckpointError
+from ..errors import CheckpointError
 
 
 def check_room(need, what):

@@ -1,6 +1,6 @@
 """What every picture needs, whatever it shows: two scales of colour, text that the font can draw, and a file.
 
-pictures.py draws what one run computed with it, patching/plot.py maps of patches. Only matplotlib's objects are used,
+pictures.py draws what one run computed with it, patching/draw/figure.py maps of patches. Only matplotlib's objects are used,
 never pyplot: no window, no global state. No other room but these three imports matplotlib.
 """
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.font_manager import FontProperties, findfont, get_font
 
-from .writing import check_writable, replacing
+from ..atomic import check_writable, replacing
 
 SUFFIXES = (".png", ".pdf", ".svg")
 SHARE = LinearSegmentedColormap.from_list("share", ["white", "#d6e6f4", "#9ac8e0", "#4a98c9", "#1764ab", "#08306b"])

@@ -15,7 +15,7 @@ from pathlib import Path
 import huggingface_hub
 from huggingface_hub import constants
 
-from .errors import CheckpointError, VocabularyError
+from ..errors import CheckpointError, VocabularyError
 
 
 def cached(names, revision, file):

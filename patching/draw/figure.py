@@ -4,23 +4,22 @@ effect (the value of the run that was patched), red above and blue below, one sc
 figure() draws any number of results, compared() an attribution beside the exact map, write() puts a figure into a file.
 Only matplotlib's objects are used, never pyplot: no window, no global state. Again from a saved result:
 
-    python -m patching.plot figures/surname_resid_post_gpt2.npz [more.npz] --out picture.pdf
+    python -m patching.draw figures/surname_resid_post_gpt2.npz [more.npz] --out picture.pdf
 """
 
-import argparse
 import math
-import sys
 
 import numpy as np
 from matplotlib.colors import CenteredNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from minigpt2 import drawing
-from minigpt2.drawing import SIGNED, check_picture, drawable, write
-from minigpt2.terminal import filled, guarded, known_as, wrapped
+from minigpt2.pictures import style
+from minigpt2.pictures.style import SIGNED, check_picture, drawable, write
+from minigpt2.terminal import known_as, wrapped
 
-from . import save
+from ..explain.findings import agreement, differing
+from ..sites import SITES
 from .panels import (
     column_labels,
     common_scale,
@@ -32,13 +31,13 @@ from .panels import (
     runs_of,
     shown_range,
 )
-from .reading import agreement, differing
-from .sites import SITES
+
+__all__ = ["check_picture", "compared", "figure", "write"]
 
 
 def colour_bar(fig, axes, mesh, scale, results, shrink):
     """The bar, cut to the values that occur, with marks for the clean and the corrupted run."""
-    bar = drawing.colour_bar(fig, axes, mesh, scale.unit, shrink)
+    bar = style.colour_bar(fig, axes, mesh, scale.unit, shrink)
     lo, hi = shown_range(scale, results)
     bar.ax.set_ylim(lo, hi)
     marks = (("clean", results[0].clean_value), ("corrupted", results[0].corrupted_value))
@@ -155,7 +154,7 @@ def draw_map(ax, panel, scale, labels, roomy):
     for text in ax.get_xticklabels():
         text.set(fontsize=8 if n_columns <= 24 else 7, **({} if panel.axes[1] == "head" else tilt))
     ax.tick_params(axis="y", labelsize=8 if n_rows <= 30 else 6)
-    drawing.cell_lines(ax, n_rows, n_columns)
+    style.cell_lines(ax, n_rows, n_columns)
     ax.set_xlabel(panel.axes[1] if panel.axes[1] != "position" else "", fontsize=9)
     if roomy and n_columns <= 16 and n_rows <= 16:
         write_numbers(ax, values, scale, mesh)
@@ -209,24 +208,3 @@ def name_runs(ax, result):
     for (value, _), text, side in zip(runs, top.get_xticklabels(), ("right", "left")):
         text.set_horizontalalignment(side if close else "center")
         ax.axvline(value, color="black", linewidth=0.8, linestyle=":")
-
-
-# Saved results
-
-
-def main():
-    parser = argparse.ArgumentParser(
-        prog="python -m patching.plot", description="Draw saved results again, on one scale."
-    )
-    parser.add_argument("files", nargs="+", metavar="FILE.npz", help="what python -m patching.demo --save has written")
-    parser.add_argument("--out", type=filled, metavar="FILE", help="a .png, .pdf or .svg (default: the first file's name with .png)")
-    args = parser.parse_args()
-    out = args.out or str(save.paths(args.files[0])[0].with_suffix(".png"))
-    check_picture(out)
-    results = [save.load(file) for file in args.files]
-    write(compared(*results) if [r.method for r in results] == ["patching", "attribution"] else figure(results), out)
-    print(out)
-
-
-if __name__ == "__main__":
-    sys.exit(guarded(main))

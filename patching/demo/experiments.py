@@ -9,7 +9,7 @@ The fourth is indirect object identification (Wang et al. 2022, arXiv 2211.00593
 
 from typing import NamedTuple
 
-from .prompts import PromptPair
+from ..prompts import PromptPair
 
 
 class Experiment(NamedTuple):

@@ -1,0 +1,2 @@
+"""Checkpoints: how a name or a folder becomes sizes and arrays (config, tensors, weights, hub), each file's bytes treated
+as untrusted. Imports model.py and atomic.py; knows no tokenizer's inside, no picture and nothing about patching."""

@@ -1,0 +1,1 @@
+"""Results as one HTML page. Imports the engine, explain/ and draw/."""
