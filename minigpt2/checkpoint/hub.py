@@ -214,6 +214,8 @@ def held(name, repo):
 
 def meant(name):
     """The name that was probably meant: GPT-2 small is "gpt2"."""
-    plain = name.lower().replace("_", "-").replace("gpt-2", "gpt2").removesuffix("-small")
-    close = difflib.get_close_matches(plain, REPOSITORIES, 1, 0.8) if name not in REPOSITORIES else []
+    if name in REPOSITORIES or name in REPOSITORIES.values():
+        return ""
+    plain = name.lower().rsplit("/")[-1].replace("_", "-").replace("gpt-2", "gpt2").removesuffix("-small")
+    close = difflib.get_close_matches(plain, REPOSITORIES, 1, 0.8)
     return f" (did you mean {close[0]!r}?)" if close else ""
