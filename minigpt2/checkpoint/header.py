@@ -40,9 +40,11 @@ def read_header(file):
         text = file.read(length, 8).decode("utf-8")
         if not text.startswith("{"):
             raise ValueError("its header is not a JSON object")
-        entries = json.loads(text, object_pairs_hook=each_once, parse_constant=refuse_constant)
-        metadata = entries.pop("__metadata__", None) or {}
-        if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        entries = json.loads(text, object_pairs_hook=each_once, parse_int=size, parse_constant=size)
+        metadata = entries.pop("__metadata__", None)
+        if not isinstance(metadata, dict | None) or not all(
+            isinstance(text, str) for text in (metadata or {}).values()
+        ):
             raise ValueError("its __metadata__ is not text by name")
         found = {name: read_entry(file, 8 + length, name, entry) for name, entry in entries.items()}
         check_no_gaps(found.values(), 8 + length, file.size)
@@ -57,8 +59,11 @@ def each_once(pairs):
     return fields
 
 
-def refuse_constant(name):
-    raise ValueError(f"its header holds {name}")
+def size(text):
+    """A number of the header, where all are sizes: not negative, as even -0 is, and not NaN."""
+    if not text.isdecimal():
+        raise ValueError(f"its header holds {text}")
+    return int(text)
 
 
 def read_entry(file, start, name, entry):

@@ -17,7 +17,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from ..atomic import replacing
 from ..errors import CheckpointError
@@ -251,6 +250,8 @@ def save_folder(folder, config, weights, dtype=np.float32):
 
     Each file appears whole or not at all.
     """
+    from safetensors.numpy import save_file
+
     folder = Path(folder)
     fields = {
         "model_type": "gpt2",
