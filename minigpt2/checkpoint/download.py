@@ -168,9 +168,9 @@ def opened(url, start):
     if start:
         headers["Range"] = f"bytes={start}-"
     session, timeout = get_session(), constants.HF_HUB_DOWNLOAD_TIMEOUT
-    if hasattr(session, "stream"):  # httpx, from huggingface_hub 1.0 on
+    if callable(session.stream):  # httpx, from huggingface_hub 1.0 on
         answer = session.stream("GET", url, headers=headers, timeout=timeout, follow_redirects=True)
-    else:  # requests
+    else:  # requests, where it is a setting
         answer = session.get(url, headers=headers, timeout=timeout, stream=True)
     with answer as response:
         if response.status_code >= 400:
