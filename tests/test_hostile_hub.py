@@ -4,7 +4,6 @@ deleted outside the cache. docs/promises.md says what is promised of this."""
 import fcntl
 import gzip
 import re
-from types import SimpleNamespace
 
 import pytest
 from checkpoints import make_arrays
@@ -40,23 +39,23 @@ def chunked(pieces):
 
 
 @pytest.mark.parametrize(
-    "checksum", ["/a/b", "../b", "..", ".b", "a/b", "a\\b", "C:b", "", None, "a b", "a" * 201, "\x1b[2J"]
+    "checksum", ["/a/b", "../b", "..", ".b", "a/b", "a\\b", "C:b", "", "a b", "a" * 201, "\x1b[2J"]
 )
 def test_a_checksum_that_is_no_name_is_refused(checksum):
     with pytest.raises(HubError, match="names the checksum .* for config.json, as the Hub never does") as error:
-        download.check_stated(SimpleNamespace(commit_hash=COMMIT, etag=checksum), "main", "config.json")
+        download.check_stated(download.Stated(COMMIT, checksum, "", 0), "main", "config.json")
     assert download.constants.ENDPOINT in str(error.value) and str(error.value).isprintable()
 
 
 @pytest.mark.parametrize("checksum", [etag(b"small"), etag(WEIGHTS), "5f3a-1c", "0x8DC-gzip", "abc=="])
 def test_a_mirrors_own_checksum_is_a_name(checksum):
-    download.check_stated(SimpleNamespace(commit_hash=COMMIT, etag=checksum), "main", "config.json")
+    download.check_stated(download.Stated(COMMIT, checksum, "", 0), "main", "config.json")
 
 
 @pytest.mark.parametrize("commit", ["", "..", "/a", "../../" + COMMIT, COMMIT[:-1], COMMIT.upper(), OTHER])
 def test_a_commit_that_is_not_one_or_not_the_one_asked_for_is_refused(commit):
     with pytest.raises(HubError, match=f"names the commit .* for config.json at revision {COMMIT}"):
-        download.check_stated(SimpleNamespace(commit_hash=commit, etag="a"), COMMIT, "config.json")
+        download.check_stated(download.Stated(commit, "a", "", 0), COMMIT, "config.json")
 
 
 @pytest.mark.parametrize("file", ["config.json", "model.safetensors"])

@@ -13,11 +13,19 @@ import shutil
 import threading
 import time
 from contextlib import contextmanager
+from typing import NamedTuple
 from urllib.parse import urljoin, urlsplit
 
 import huggingface_hub
 from huggingface_hub import constants
-from huggingface_hub.utils import HfHubHTTPError, OfflineModeIsEnabled, build_hf_headers, get_session, tqdm
+from huggingface_hub.utils import (
+    HfHubHTTPError,
+    OfflineModeIsEnabled,
+    build_hf_headers,
+    get_session,
+    hf_raise_for_status,
+    tqdm,
+)
 
 from ..errors import HubError, brief
 from . import cache
@@ -33,19 +41,29 @@ MOST = 1 << 24  # bytes of any file but the weights
 def download(repo, revision, file, most=MOST, is_first=False):
     """Download one file of at most `most` bytes into the cache, with a progress bar; return its path.
 
-    is_first says that the Hub was not reached before. Raises HubError, huggingface_hub's errors (HfHubHTTPError and its kinds), ConnectionError or OSError.
+    is_first says that the Hub was not reached before. Raises HubError, ConnectionError, OSError, or an error of
+    huggingface_hub's or its HTTP library's.
     """
     path = cache.snapshot_path(repo, revision, file)
     if path.is_file():  # only if `revision` is a commit, whose files never change
         return path
     stated = metadata(repo, revision, file, PATIENCE if is_first else PATIENCE_LATER)
-    if not any(place.is_file() for place in cache.places(repo, stated.commit_hash, file, stated.etag)):
+    if not any(place.is_file() for place in cache.places(repo, stated.commit, file, stated.checksum)):
         fetch_blob(repo, file, stated, most)
-    return cache.add(repo, revision, stated.commit_hash, file, stated.etag)
+    return cache.add(repo, revision, stated.commit, file, stated.checksum)
+
+
+class Stated(NamedTuple):
+    """What the Hub states about a file."""
+
+    commit: str | None
+    checksum: str | None
+    url: str  # of its bytes; another host's for a large file
+    size: int | None
 
 
 def metadata(repo, revision, file, patience):
-    """Ask the Hub for a file's commit, checksum, place and size (huggingface_hub.HfFileMetadata), and check their form.
+    """Ask the Hub about a file, and check the form of what it states.
 
     A server's error may pass, so it is asked again while there is time.
     """
@@ -56,7 +74,7 @@ def metadata(repo, revision, file, patience):
     while True:
         try:
             left = patience - (time.monotonic() - start)
-            stated = watched(lambda tick: huggingface_hub.get_hf_file_metadata(url, timeout=patience), left)
+            stated = watched(lambda tick: ask(url, patience), left)
             break
         except HfHubHTTPError as error:
             if status(error) < 500 or time.monotonic() - start > patience / 2:
@@ -68,15 +86,51 @@ def metadata(repo, revision, file, patience):
     return stated
 
 
+def ask(url, patience):
+    """Stated, from the answer to one HEAD request, followed within its host: renamed models are redirected there.
+
+    Once and without a retry, unlike huggingface_hub.get_hf_file_metadata in most versions.
+    """
+    session, headers = get_session(), build_hf_headers() | {"Accept-Encoding": "identity"}
+    stay = {"follow_redirects" if is_httpx(session) else "allow_redirects": False}
+    for _ in range(20):
+        answer = session.request("HEAD", url, headers=headers, timeout=patience, **stay)
+        hf_raise_for_status(answer)
+        is_redirect = 300 <= answer.status_code < 400
+        target = urljoin(url, answer.headers.get("Location", "")) if is_redirect else url
+        if not is_redirect or "X-Linked-Etag" in answer.headers or origin(target) != origin(url):
+            break
+        url = target
+    else:
+        raise ConnectionError("it redirects without end")
+    size = answer.headers.get("X-Linked-Size") or answer.headers.get("Content-Length" if target == url else "", "")
+    checksum = answer.headers.get("X-Linked-Etag") or answer.headers.get("ETag") or ""
+    return Stated(
+        commit=answer.headers.get("X-Repo-Commit"),
+        checksum=checksum.removeprefix("W/").strip('"'),
+        url=target,
+        size=int(size) if re.fullmatch("[0-9]{1,18}", size) else None,
+    )
+
+
+def origin(url):
+    return urlsplit(url)[:2]  # scheme and host with its port
+
+
+def is_httpx(session):
+    """Whether huggingface_hub's session is httpx's, as from 1.0 on, or requests', where `stream` is a setting."""
+    return callable(session.stream)
+
+
 def check_stated(stated, revision, file):
     """Refuse a commit and a checksum that could not be names in the cache: huggingface_hub makes paths of them."""
-    if stated.commit_hash is None:
+    if stated.commit is None:
         raise ConnectionError("what answers there is not the Hub: it names no commit")
     asked = re.fullmatch("[0-9a-f]{40}", revision)
-    if not re.fullmatch("[0-9a-f]{40}", stated.commit_hash) or asked and stated.commit_hash != revision:
-        named = f"the commit {brief(stated.commit_hash)} for {file} at revision {revision}"
-    elif not re.fullmatch(r"\w[\w.+=-]{0,199}", stated.etag or "", re.ASCII):
-        named = f"the checksum {brief(stated.etag)} for {file}"
+    if not re.fullmatch("[0-9a-f]{40}", stated.commit) or asked and stated.commit != revision:
+        named = f"the commit {brief(stated.commit)} for {file} at revision {revision}"
+    elif not re.fullmatch(r"\w[\w.+=-]{0,199}", stated.checksum, re.ASCII):
+        named = f"the checksum {brief(stated.checksum)} for {file}"
     else:
         return
     raise HubError(
@@ -87,7 +141,7 @@ def check_stated(stated, revision, file):
 
 def fetch_blob(repo, file, stated, most):
     """Transfer a file and make it a blob of the cache once it is whole and its checksum is right."""
-    blob = cache.blob_path(repo, stated.etag)
+    blob = cache.blob_path(repo, stated.checksum)
     blob.parent.mkdir(parents=True, exist_ok=True)
     check_size(stated.size, most, repo, file, blob.parent)
     with cache.beside(blob) as temporary:
@@ -96,10 +150,10 @@ def fetch_blob(repo, file, stated, most):
                 watched(lambda tick: transfer(repo, file, stated, out, most, tick), PATIENCE_PIECE)
             except TimeoutError:
                 raise HubError(
-                    f"{urlsplit(stated.location).netloc} sent less than {PIECE // 1024} KiB of {file} of {repo} in "
+                    f"{urlsplit(stated.url).netloc} sent less than {PIECE // 1024} KiB of {file} of {repo} in "
                     f"{PATIENCE_PIECE} seconds, so the download was given up: try again later"
                 ) from None
-        if cache.is_damaged(temporary, stated.etag):
+        if cache.is_damaged(temporary, stated.checksum):
             raise HubError(
                 f"{file} of {repo} came with other bytes than the Hub's checksum promises, and was removed: run again; "
                 "if it stays so, a proxy in between alters downloads"
@@ -117,13 +171,12 @@ def check_size(size, most, repo, file, folder):
 
 def transfer(repo, file, stated, out, most, tick):
     """Write a file's bytes to `out`, asking for the rest where the connection breaks off; tick() with each piece."""
-    url = urljoin(huggingface_hub.hf_hub_url(repo, file), stated.location)
     tries, arrived = TRIES, 0
     disabled = False if os.environ.get("TQDM_POSITION") == "-1" else None  # None: where stderr is no terminal
     with tqdm(total=stated.size, desc=file, unit="B", unit_scale=True, disable=disabled) as bar:
         while True:
             try:
-                with opened(url, arrived) as (code, pieces):
+                with opened(stated.url, arrived) as (code, pieces):
                     if arrived and code != 206:  # the server does not know ranges, and begins anew
                         bar.update(-arrived)
                         out.seek(arrived := 0)
@@ -163,21 +216,21 @@ class Refused(Exception):
 @contextmanager
 def opened(url, start):
     """Ask for a file's bytes from `start` on: (status, iterator of pieces). The token goes to the Hub's own host only."""
-    is_hub = urlsplit(url)[:2] == urlsplit(constants.ENDPOINT)[:2]
+    is_hub = origin(url) == origin(constants.ENDPOINT)
     headers = build_hf_headers(token=None if is_hub else False) | {"Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"
     session, timeout = get_session(), constants.HF_HUB_DOWNLOAD_TIMEOUT
-    if callable(session.stream):  # httpx, from huggingface_hub 1.0 on
+    if is_httpx(session):
         answer = session.stream("GET", url, headers=headers, timeout=timeout, follow_redirects=True)
-    else:  # requests, where it is a setting
+    else:
         answer = session.get(url, headers=headers, timeout=timeout, stream=True)
     with answer as response:
         if response.status_code >= 400:
             raise Refused(response)
         if response.headers.get("Content-Encoding", "identity") not in ("identity", "gzip"):
             raise HubError(f"{urlsplit(url).netloc} sends files in an encoding that was not asked for")
-        pieces = response.iter_bytes if hasattr(response, "iter_bytes") else response.iter_content
+        pieces = response.iter_bytes if is_httpx(session) else response.iter_content
         yield response.status_code, pieces(PIECE)
 
 
