@@ -25,17 +25,6 @@ def test_each_promise_names_tests_that_there_are():
             assert (ROOT / "tests" / f"{name}.py").is_file() if is_file else name in all_tests(), name
 
 
-def test_the_waits_and_limits_are_those_of_the_code():
-    from minigpt2.checkpoint import download, header
-
-    for number in (
-        f"{download.PATIENCE} seconds for the Hub's first", f"{download.PATIENCE_LATER} for each later",
-        f"{download.PATIENCE_PIECE} for each {download.PIECE >> 10} KiB", f"can need: {download.MOST >> 20} MiB",
-        f"more than {header.LONGEST_HEADER >> 20} MiB is not read",
-    ):  # fmt: skip
-        assert number in PROMISES
-
-
 def test_the_oldest_versions_are_those_that_the_installation_permits():
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
