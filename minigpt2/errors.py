@@ -11,10 +11,3 @@ class VocabularyError(ValueError):
 
 class HubError(OSError):
     """A model could not be fetched from the Hugging Face Hub."""
-
-
-def brief(value):
-    """What a stranger's file holds, or what was wrong with it, in one printable line that is not too long."""
-    text = " ".join(str(value).split()) if isinstance(value, Exception) else repr(value)
-    text = text if len(text) <= 120 else f"{text[:120]}..."
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -27,7 +27,8 @@ from huggingface_hub.utils import (
     tqdm,
 )
 
-from ..errors import HubError, brief
+from ..errors import HubError
+from ..terminal import brief
 from . import cache
 
 PATIENCE = 5  # seconds for the Hub's first answer, so that one which cannot be reached is noticed soon

@@ -6,11 +6,14 @@ import json
 import math
 from typing import NamedTuple
 
-from ..errors import CheckpointError, brief
+from ..errors import CheckpointError
+from ..terminal import brief
 
 LONGEST_HEADER = 1 << 22  # bytes; GPT-2 small's has 14 thousand, one of 1,000 layers 2 million
 BITS = dict(F64=64, I64=64, U64=64, C64=64, F32=32, I32=32, U32=32, F16=16, BF16=16, I16=16, U16=16, BOOL=8, U8=8, I8=8)
 BITS |= dict(F8_E4M3=8, F8_E5M2=8, F8_E8M0=8, F6_E2M3=6, F6_E3M2=6, F4=4)  # all of safetensors' dtypes
+
+LFS = b"version https://git-lfs"  # how a pointer begins (git-lfs docs/spec.md)
 
 
 class Stored(NamedTuple):
@@ -32,6 +35,11 @@ def read_header(file):
     The file is the header's length in eight bytes, the header in JSON, and the tensors' bytes without gaps.
     """
     try:
+        if file.read(len(LFS), 0) == LFS:
+            raise CheckpointError(
+                f"{file.path} is a Git LFS pointer, a few lines that stand for the file: run git lfs pull in its folder, "
+                "or download the file itself"
+            )
         length = int.from_bytes(file.read(8, 0), "little")
         if length > LONGEST_HEADER:
             raise ValueError(f"its header would have {length:,} bytes, more than the {LONGEST_HEADER:,} that are read")
@@ -48,7 +56,11 @@ def read_header(file):
             raise ValueError("its __metadata__ is not text by name")
         found = {name: read_entry(file, 8 + length, name, entry) for name, entry in entries.items()}
         check_no_gaps(found.values(), 8 + length, file.size)
-    except (OSError, ValueError, RecursionError) as error:
+    except CheckpointError:
+        raise
+    except OSError as error:
+        raise CheckpointError(f"{file.path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{file.path} is not a whole safetensors file ({brief(error)}): fetch it again") from None
     return found
 

@@ -18,6 +18,7 @@ from huggingface_hub import constants
 from huggingface_hub import utils as errors
 
 from ..errors import CheckpointError, HubError
+from ..shapes import expected_shapes
 from .cache import cached, healing, repository_folder
 from .config import read_config
 from .download import download, one_line, status
@@ -137,8 +138,6 @@ def download_model(repo, revision):
 
 def largest(config):
     """The most bytes that the weights of a model can take: each twice, as wte and lm_head are, in float64, and masks."""
-    from .weights import expected_shapes
-
     numbers = sum(math.prod(shape) for shape in expected_shapes(config).values())
     return LONGEST_HEADER + 2 * 8 * numbers + 8 * config.n_layer * (config.n_ctx**2 + 1)
 

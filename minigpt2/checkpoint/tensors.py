@@ -4,6 +4,7 @@ A checkpoint is data: nothing in it is executed, no pickle is opened, no path in
 Read next: weights.py, which says what the tensors found here must be.
 """
 
+import errno
 import json
 import math
 import os
@@ -15,21 +16,33 @@ from threading import Lock
 
 import numpy as np
 
-from ..errors import CheckpointError, brief
+from ..errors import CheckpointError
+from ..terminal import brief
 from .header import read_header
 
 LONGEST_JSON = 1 << 24  # bytes; the longest JSON of a GPT-2, its vocabulary, has 1 MB
 
 
+def open_file(path):
+    """Open a stranger's file to read its bytes. OSError for what is not a file: a pipe may make a reader wait for ever."""
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+    return file
+
+
 def read_json(path):
     """Read a JSON object from a file."""
     try:
-        with open_regular(path) as file:
+        with open_file(path) as file:
             text = file.read(LONGEST_JSON + 1)
         if len(text) > LONGEST_JSON:
             raise ValueError(f"it is longer than {LONGEST_JSON:,} bytes")
         fields = json.loads(text)
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON ({brief(error)}): fetch it again") from None
     if not isinstance(fields, dict):
         raise CheckpointError(f"{path} holds {brief(fields)} instead of a JSON object: fetch it again")
@@ -71,16 +84,6 @@ def shard_names(index):
     return sorted(set(weight_map.values()))
 
 
-def open_regular(path):
-    """Open a file for its bytes; OSError unless it is a regular one, as a pipe may block and a device may never end."""
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    file = open(os.open(path, flags), "rb", buffering=0)
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise OSError("it is not a regular file")
-    return file
-
-
 class TensorFile:
     """An open safetensors file, read by position, from several threads.
 
@@ -90,7 +93,7 @@ class TensorFile:
 
     def __init__(self, path):
         self.path = path
-        self.file = open_regular(path)
+        self.file = open_file(path)
         self.before = self.state()
         self.size = self.before.st_size
         self.lock = Lock()
