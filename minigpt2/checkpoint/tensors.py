@@ -101,9 +101,15 @@ class TensorFile:
     def state(self):
         return os.fstat(self.file.fileno())
 
-    def check_unchanged(self):
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        """Close it; CheckpointError if it was changed while it was open, which may be why there is another error."""
         now = self.state()
-        if (now.st_size, now.st_mtime_ns) != (self.size, self.before.st_mtime_ns):
+        self.file.close()
+        changed = (now.st_size, now.st_mtime_ns) != (self.size, self.before.st_mtime_ns)
+        if changed and (kind is None or issubclass(kind, (CheckpointError, OSError))):
             raise CheckpointError(f"{self.path} was changed while it was read: load it again once it is complete")
 
     def read_into(self, array, offset):
@@ -136,18 +142,11 @@ def open_tensors(folder):
         files = []
         for path in weight_files(folder):
             try:
-                files.append(TensorFile(path))
+                file = TensorFile(path)
             except OSError as error:
-                raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
-            stack.callback(files[-1].file.close)
-        try:
-            yield find_tensors(files)
-        except (CheckpointError, OSError):  # the change may be why
-            for file in files:
-                file.check_unchanged()
-            raise
-        for file in files:
-            file.check_unchanged()
+                raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
+            files.append(stack.enter_context(file))
+        yield find_tensors(files)
 
 
 def find_tensors(files):
