@@ -6,6 +6,7 @@ Each client is a process of its own, as huggingface_hub reads its settings when 
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -94,7 +95,7 @@ class Client:
         assert self.process.returncode == 1, (self.out, self.err)
         self.seconds = float(self.out)
         last = self.err.strip().split("\n")[-1]
-        assert last.startswith(f"{kind}: ") and "Traceback" not in self.err, self.err
+        assert re.match(f"{kind or '(Vocabulary|Checkpoint)Error'}: ", last) and "Traceback" not in self.err, self.err
         assert not list(self.home.rglob("*.incomplete"))
         return last
 

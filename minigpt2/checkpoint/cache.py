@@ -3,13 +3,14 @@
 models--OWNER--NAME/blobs/CHECKSUM             the bytes of one file
 models--OWNER--NAME/snapshots/COMMIT/FILE      a link to ../../blobs/CHECKSUM
 models--OWNER--NAME/refs/BRANCH                the commit that a branch pointed to
+models--OWNER--NAME/.no_exist/COMMIT/FILE      empty: the commit has no such file
 """
 
 import hashlib
 import os
 import re
 import secrets
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import huggingface_hub
@@ -59,6 +60,14 @@ def add(repo, revision, commit, file, checksum):
             temporary.write_text(commit)
             os.replace(temporary, ref)
     return path
+
+
+def add_missing(repo, commit, file):
+    """Note that a commit has no file of that name, where huggingface_hub.try_to_load_from_cache looks for it."""
+    note = repository_folder(repo) / ".no_exist" / commit / file
+    with suppress(OSError):  # a cache that cannot be written holds no note, and is asked for none
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.touch()
 
 
 @contextmanager

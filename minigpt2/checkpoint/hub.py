@@ -19,11 +19,13 @@ from huggingface_hub import utils as errors
 
 from ..errors import CheckpointError, HubError
 from ..shapes import expected_shapes
-from .cache import cached, healing, repository_folder
+from .cache import add_missing, cached, healing, repository_folder
 from .config import read_config
 from .download import download, one_line, status
 from .header import LONGEST_HEADER
 from .tensors import shard_names, weight_files
+from .vocabulary import FILES as VOCABULARY_FILES
+from .vocabulary import has_vocabulary
 
 PINNED = {"openai-community/gpt2": "607a30d783dfa663caf39e06633721c8d4cfcd7e"}
 REPOSITORIES = {  # the short names that everybody writes, which transformers' cache may hold as well
@@ -43,7 +45,7 @@ def snapshot(name, revision=None):
             f"{revision!r:.120} is no name for a revision: give a branch, a tag or a full commit hash"
         )
     for wanted in [revision] if revision else [PINNED.get(repo), "main"]:
-        for folder in cached(names(repo), wanted, "config.json"):
+        for folder in cached(known_as(repo), wanted, "config.json"):
             if is_complete(folder):
                 return folder, folder.name
     folder = fetch(name, repo, revision or PINNED.get(repo, "main"), download_model)
@@ -53,13 +55,25 @@ def snapshot(name, revision=None):
 def vocabulary(name, folder):
     """Find, or download, the vocabulary that belongs to the snapshot in `folder`: a folder with the files there are."""
     repo, commit = repository(name), folder.name
-    for place in [folder, *cached(names(repo), commit, "vocab.json")]:
-        if (place / "vocab.json").is_file() and (place / "merges.txt").is_file():
+    places = [cached(known_as(repo), commit, file) for file in ("vocab.json", "tokenizer.json")]
+    for place in [folder, *places[0], *places[1]]:
+        if has_vocabulary(place) and settings_are_known(repo, commit):
             return place
     try:
         return fetch(name, repo, commit, partial(download_vocabulary, is_first=True)) or folder
     except HubError as error:
-        raise HubError(f"the vocabulary of {name} (vocab.json, merges.txt) is not in the cache: {error}") from None
+        missing = "tokenizer_config.json" if has_vocabulary(folder) else "vocab.json, merges.txt"
+        raise HubError(f"the vocabulary of {name} ({missing}) is not in the cache: {error}") from None
+
+
+def settings_are_known(repo, commit):
+    """Whether tokenizer_config.json, which can change every id, is in the cache or known not to be on the Hub. GPT-2's
+    own repositories have nothing in it that does."""
+    answers = [
+        huggingface_hub.try_to_load_from_cache(each, "tokenizer_config.json", revision=commit)
+        for each in known_as(repo)
+    ]
+    return repo in REPOSITORIES.values() or any(answer is not None for answer in answers)
 
 
 def repository(name):
@@ -80,7 +94,7 @@ def repository(name):
     return repo
 
 
-def names(repo):
+def known_as(repo):
     """The names under which a repository may be cached: in full, and short."""
     return [repo] + [short for short, full in REPOSITORIES.items() if full == repo]
 
@@ -143,16 +157,17 @@ def largest(config):
 
 
 def download_vocabulary(repo, commit, is_first=False):
-    """Download vocab.json and merges.txt, as far as the repository has them; return their folder, or None."""
-    found = [download_if_there(repo, commit, file, is_first=is_first) for file in ("vocab.json", "merges.txt")]
+    """Download the files of a vocabulary, as far as the repository has them; return their folder, or None."""
+    found = [download_if_there(repo, commit, file, is_first=is_first) for file in VOCABULARY_FILES]
     return next((path.parent for path in found if path), None)
 
 
 def download_if_there(repo, commit, file, **limits):
-    """Download one file; None if the repository has no file of that name."""
+    """Download one file; None, which the cache notes, if the repository has no file of that name."""
     try:
         return download(repo, commit, file, **limits)
     except errors.EntryNotFoundError:
+        add_missing(repo, commit, file)
         return None
 
 
@@ -201,7 +216,7 @@ def explain(error, name, repo, revision):
 
 def held(name, repo):
     """What the cache has of a model that is not complete in it."""
-    for folder in map(repository_folder, names(repo)):
+    for folder in map(repository_folder, known_as(repo)):
         if any(folder.glob("snapshots/*/pytorch_model*.bin")):
             return (
                 f"{constants.HF_HUB_CACHE} holds {name} only as pytorch_model.bin, a pickle, which can run code and is "
