@@ -2,13 +2,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test parity figures benchmarks clean
+.PHONY: demo test test-oldest parity figures benchmarks clean
 
 demo: .venv/ready
 	$(BIN)/python -m patching.demo
 
 test: .venv/ready-test
 	$(BIN)/python -m pytest
+
+# With the oldest versions of everything that setup.cfg permits, in an environment of their own
+test-oldest: .venv-oldest/ready
+	.venv-oldest/bin/python -m pytest
 
 # Against Hugging Face's own model, at the full GPT-2 small shape (installs PyTorch and transformers).
 # Without --quick it takes the 1,024 tokens as well, some minutes more.
@@ -33,7 +37,7 @@ figures: .venv/ready
 		--pattern 4 2 figures/surname_pattern_4.2_bundled.png
 
 clean:
-	rm -rf .venv build *.egg-info .pytest_cache .hypothesis
+	rm -rf .venv .venv-oldest build *.egg-info .pytest_cache .hypothesis
 
 .venv/ready: setup.cfg pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -42,6 +46,12 @@ clean:
 
 .venv/ready-test: .venv/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $@
+
+.venv-oldest/ready: setup.cfg pyproject.toml tests/oldest.txt
+	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check \
+		--editable '.[test]' --constraint tests/oldest.txt
 	touch $@
 
 .venv/ready-reference: .venv/ready-test
