@@ -42,13 +42,9 @@ class Result:
 
     def _repr_png_(self):
         """The heatmap, which a notebook shows for a result."""
-        from io import BytesIO
-
         from .draw.figure import figure
 
-        picture = BytesIO()
-        figure(self).savefig(picture, format="png", dpi=100)
-        return picture.getvalue()
+        return figure(self)._repr_png_()
 
     @property
     def base_value(self):

@@ -13,9 +13,13 @@ def axis_label(result, axis, index):
     """How one entry of an axis is called: its number, and at a position its token, or both tokens where they differ."""
     if axis not in ("position", "source"):
         return f"{axis} {index}"
-    clean, corrupted = result.clean_labels[index], result.corrupted_labels[index]
-    same = result.tokens.clean[index] == result.tokens.corrupted[index]
-    return f"{index} {clean}" if same else f"{index} {clean} → {corrupted}"
+    return f"{index} {' → '.join(tokens_at(result, index))}"
+
+
+def tokens_at(result, pos):
+    """The label of the token at a position, or both labels where the texts differ, tuple."""
+    both = result.clean_labels[pos], result.corrupted_labels[pos]
+    return both[:1] if result.tokens.clean[pos] == result.tokens.corrupted[pos] else both
 
 
 def place_words(result, place):
