@@ -49,7 +49,7 @@ QUIET = {"HF_HUB_DISABLE_TELEMETRY": "1"}
 CLIENT = """
 import hashlib, json, sys, time
 from minigpt2 import GPT2
-from minigpt2.weights import flatten
+from minigpt2.checkpoint.weights import flatten
 start = time.monotonic()
 try:
     model = GPT2.from_pretrained(sys.argv[1], revision=sys.argv[2] or None)

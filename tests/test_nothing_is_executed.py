@@ -24,7 +24,7 @@ def watch(event, args):
     elif event in ("pickle.find_class", "exec", "os.system", "subprocess.Popen") and ready:
         opened.append(event)
 ready = False
-import minigpt2.hub, minigpt2.tokenizer, patching.save
+import minigpt2.checkpoint.hub, minigpt2.tokenizer, patching.save
 from minigpt2 import GPT2
 sys.addaudithook(watch)
 ready = True

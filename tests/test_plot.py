@@ -15,6 +15,7 @@ from test_story import MOVES, made, published
 
 from minigpt2 import terminal
 from patching import save
+from patching.draw import __main__ as command
 from patching.draw import figure, panels
 from patching.draw.heatmap import Progress, duration, heatmap
 
@@ -280,8 +281,8 @@ def test_a_saved_result_is_drawn_again(tmp_path, monkeypatch, capsys):
         (["nowhere.npz"], 1),
         (["a.npz", "--out", "x.doc"], 1),
     ):
-        monkeypatch.setattr(sys, "argv", ["plot", *args])
-        assert terminal.guarded(figure.main) == status
+        monkeypatch.setattr(sys, "argv", ["patching.draw", *args])
+        assert terminal.guarded(command.main) == status
         shown = capsys.readouterr()
         assert (
             (shown.out == "both.pdf\n") if status == 0 else (re.fullmatch(r"error: .*\n", shown.err) and not shown.out)

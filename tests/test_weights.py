@@ -504,7 +504,7 @@ def test_a_folder_with_vocabulary_encodes(tmp_path):
 
 MEASURE = """
 import re, sys
-from minigpt2.weights import flatten, load
+from minigpt2.checkpoint.weights import flatten, load
 def peak():  # getrusage's ru_maxrss would start from the parent's, which fork passes on
     return 1024 * int(re.search("VmHWM: *([0-9]+)", open("/proc/self/status").read().replace("\\t", " "))[1])
 before = peak()
