@@ -59,6 +59,19 @@ def columns():
     return max(40, shutil.get_terminal_size().columns)
 
 
+# Text of strangers
+
+
+def printable(text, keep=""):
+    r"""Text that anyone may have written, safe to show: what a terminal or a page would obey becomes an escape.
+
+    Escaped, as \x1b or \u202e, are control characters (but those in `keep`), marks that turn the direction of writing,
+    line separators and lone surrogates; the two joiners that emoji and Persian are spelled with stay.
+    """
+    keep += "\u200c\u200d"
+    return "".join(c if c.isprintable() or c in keep else repr(c)[1:-1] for c in str(text))
+
+
 # Text of odd widths
 
 

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 
 from ..atomic import check_writable, replacing
+from ..terminal import printable
 
 SUFFIXES = (".png", ".pdf", ".svg")
 SHARE = LinearSegmentedColormap.from_list("share", ["white", "#d6e6f4", "#9ac8e0", "#4a98c9", "#1764ab", "#08306b"])
@@ -103,13 +104,10 @@ def fonts():
 
 
 def visible(text):
-    """Text in which what no font can draw, what does not show and what reorders its surroundings are escapes."""
-    have = [font.get_char_index for font in fonts()]
-
-    def drawn(c):
-        return c == "\n" or c.isprintable() and any(has(ord(c)) for has in have)
-
-    return "".join(c if drawn(c) else c.encode("ascii", "backslashreplace").decode() for c in text)
+    """Printable text in which what no font can draw is an escape, too."""
+    have, text = [font.get_char_index for font in fonts()], printable(text)
+    drawn = (c if any(has(ord(c)) for has in have) else c.encode("ascii", "backslashreplace").decode() for c in text)
+    return "".join(drawn)
 
 
 def drawable(text):

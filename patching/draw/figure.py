@@ -113,7 +113,7 @@ def figure(results, titles=None, mark=None, note="", *, size=None, cmap=None, ax
     if ax is None:
         n = int(fig.get_figwidth() * 12)
         lines = [line for text in heading(results, note) for line in wrapped(text[:LONGEST_LINE], n)]
-        fig.suptitle(drawable("\n".join(lines)), fontsize=10, x=0.012, ha="left", linespacing=1.35)
+        fig.suptitle("\n".join(map(drawable, lines)), fontsize=10, x=0.012, ha="left", linespacing=1.35)
     return fig
 
 

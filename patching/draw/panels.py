@@ -12,7 +12,9 @@ import numpy as np
 from ..explain.labels import axis_label
 
 MOST_PANELS = 12
-WIDEST, HIGHEST, LARGEST = 40.0, 40.0, 400.0  # inches, and square inches
+WIDEST, HIGHEST = 40.0, 40.0  # inches
+LARGEST = 400.0, 150.0  # square inches of a figure, and of one with
+MANY = 20_000  # cells in a map, whose labels are thinned out both ways
 LONGEST = 34  # characters of a label
 
 
@@ -133,7 +135,7 @@ def layout(parts, names):
     labels = 0.07 * max(len(label) for name in names for label in [*name, ""])
     labels *= 1 if all(name == names[0] for name in names) else down
     wide, high = min(WIDEST, wide * across + 1.3), min(HIGHEST, high * down + min(labels, 3.0 * down) + 1.0)
-    shrunk = min(1.0, math.sqrt(LARGEST / (wide * high)))
+    shrunk = min(1.0, math.sqrt(LARGEST[n_rows * n_columns > MANY] / (wide * high)))
     return down, across, (shrunk * wide, shrunk * high)
 
 
