@@ -272,7 +272,7 @@ def test_every_result_needs_its_title_and_is_drawn():
 @pytest.mark.parametrize("head", [[1, 2, 3], None, 1.0, 4, -1, "1"])
 def test_a_pattern_is_of_one_head(head):
     run = GPT2.from_pretrained("bundled").run([1, 2, 3])
-    with pytest.raises(ValueError, match="^a pattern is of one head: layers are 0 to 5, heads 0 to 3; got head "):
+    with pytest.raises(ValueError, match="^there is no head 5.*: layers are 0 to 5, heads 0 to 3, and a picture shows one$"):
         runs.pattern_figure(run, 5, head)
 
 

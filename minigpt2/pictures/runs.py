@@ -134,10 +134,10 @@ def attribution_figure(attribution, about="", beside=()):
 def pattern_figure(run, layer, head):
     """Draw where one head looks: destinations down, sources across; each row sums to 1."""
     c = run.model.config
-    for name, i, n in (("layer", layer, c.n_layer), ("head", head, c.n_head)):
-        if not isinstance(i, (int, np.integer)) or not 0 <= i < n:
-            got = f"got {name} {i!r:.60}"
-            raise ValueError(f"a pattern is of one head: layers are 0 to {c.n_layer - 1}, heads 0 to {c.n_head - 1}; {got}")
+    whole = all(isinstance(i, (int, np.integer)) for i in (layer, head))
+    if not (whole and 0 <= layer < c.n_layer and 0 <= head < c.n_head):
+        ranges = f"layers are 0 to {c.n_layer - 1}, heads 0 to {c.n_head - 1}, and a picture shows one"
+        raise ValueError(f"there is no head {layer!r:.30}.{head!r:.30}: {ranges}")
     at, names = positions(run)
     pattern = run.pattern[layer, head, at.start :, at.start :]
     n = len(at)

@@ -13,11 +13,12 @@ import unicodedata
 import numpy as np
 from matplotlib.colors import to_hex
 
+from minigpt2.pictures import style
 from minigpt2.pictures.style import SIGNED
 
 from ..draw.panels import shown_range
 from ..explain.findings import differing
-from ..explain.labels import axis_label
+from ..explain.labels import tokens_at
 
 LONGEST = 24  # characters of a label; its title has all of them
 
@@ -94,24 +95,29 @@ def header(result, axis, index, scope):
     """The heading of a row or a column: its number, and at a position its token, marked where the texts differ."""
     if axis not in ("position", "source"):
         return f'<th scope="{scope}">{index}</th>'
-    label = axis_label(result, axis, index).removeprefix(f"{index} ")
+    tokens = tokens_at(result, index)
     tag = "mark" if index in differing(result) else "span"
-    return (
-        f'<th scope="{scope}" title="{shown(label)}"><{tag}><bdi>{shown(cut(label))}</bdi></{tag}> <b>{index}</b></th>'
-    )
+    label = " → ".join(f"<bdi>{shown(cut(token, LONGEST // len(tokens)))}</bdi>" for token in tokens)
+    title = " → ".join(isolated(shown(token)) for token in tokens)
+    return f'<th scope="{scope}" title="{title}"><{tag}>{label}</{tag}> <b>{index}</b></th>'
 
 
-def cut(label):
-    return label if len(label) <= LONGEST else label[: LONGEST - 1] + "…"
+def cut(label, most=LONGEST):
+    return label if len(label) <= most else label[: most - 1] + "…"
+
+
+def isolated(token):
+    """A token as HTML for a title, where there is no <bdi>: one written from right to left stays where it is put."""
+    rtl = any(unicodedata.bidirectional(c) in ("R", "AL", "AN") for c in token)
+    return f"\N{FIRST STRONG ISOLATE}{token}\N{POP DIRECTIONAL ISOLATE}" if rtl else token
 
 
 def place_words(result, place):
     """ "layer 3, position 1 ␣Jones → ␣Smith" as HTML; words written from right to left stay where they are put."""
     parts = []
     for axis, i in place.items():
-        label = shown(axis_label(result, axis, i).removeprefix(f"{axis} "))
-        rtl = any(unicodedata.bidirectional(c) in ("R", "AL", "AN") for c in label)
-        parts.append(f"{axis} \N{FIRST STRONG ISOLATE}{label}\N{POP DIRECTIONAL ISOLATE}" if rtl else f"{axis} {label}")
+        tokens = tokens_at(result, i) if axis in ("position", "source") else ()
+        parts.append(" ".join([axis, str(i), " → ".join(isolated(shown(token)) for token in tokens)]).rstrip())
     return ", ".join(parts)
 
 
@@ -153,10 +159,7 @@ def ink(colour):
     On white itself, which is no effect, a grey that steps back (5.3)."""
     if colour == "ffffff":
         return "#6b6b6b"
-    channels = [int(colour[i : i + 2], 16) / 255 for i in (0, 2, 4)]
-    r, g, b = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels)
-    light = 0.2126 * r + 0.7152 * g + 0.0722 * b
-    return "#000" if (light + 0.05) ** 2 > 0.05 * 1.05 else "#fff"
+    return style.ink(f"#{colour}")
 
 
 def legend(results, scale):
