@@ -60,13 +60,15 @@ def strongest(indices, size, n):
     return [indices[i] for i in sorted(np.argsort(-size, kind="stable")[:n])] if indices else []
 
 
-def table(grid, result, told, scale, title="", worst=None):
-    """One map as a figure. The title of a cell tells the values of all results in `told`; worst is a place to outline."""
+def table(grid, result, told, scale, title="", worst=None, n=1):
+    """One map as a figure, one of n on the page. The title of a cell tells the values of all results in `told`; worst is
+    a place to outline. A wide map, or one of many, shows its numbers when asked: else it would stand alone in its row."""
     across, left_out = grid.across, grid.left_out()
     note = f"{grid.down}s down, {across}s across" if across else f"{grid.down}s down"
     if left_out:
         note += f"; only the {' and '.join(left_out)} with the largest changes (--save keeps all)"
-    compact = '<label><input type="checkbox" checked> colours only</label>' if len(grid.columns) > 24 else ""
+    compact = '<label><input type="checkbox" checked> colours only</label>'
+    compact = compact if len(grid.columns) > (24 if n <= 4 else 12) else ""
     wide = " wide" if len(grid.columns) > 16 else ""
     lines = [
         f'<figure class="{"worded" * (across in ("position", "source"))}{wide}">{compact}',

@@ -147,11 +147,12 @@ def maps_of_pair(results, names, scale, most, level):
     if twins:
         index = findings.agreement(*results)[1]
         worst = {axis: chosen[i] for (axis, chosen), i in zip(results[0].axes.items(), index)}
+    n = len(drawn) * (1 + twins)
     for panel, name in drawn:
         grid = maps.Grid(panel, most // len(drawn) // (1 + twins))
         for result, own in zip(results, names) if twins else [(panel.result, name)]:
             title = ", ".join(part for part in (own or result.site, panel.title) if part)
-            figures.append(maps.table(grid, result, results if twins else [result], scale, title, worst))
+            figures.append(maps.table(grid, result, results if twins else [result], scale, title, worst, n))
     kind = " twins" * twins + " many" * (len(figures) > 2)
     lines = [f'<div class="finding"><div class="maps"><h{level}>The map{"s" * (len(figures) > 1)}</h{level}>']
     lines += maps.legend([finite(r) for r in results], scale)
