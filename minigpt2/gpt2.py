@@ -4,6 +4,7 @@ from an edited residual stream.
 The arithmetic is in model.py, the files are weights.py's and hub.py's, the vocabulary is tokenizer.py's.
 """
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,17 +12,24 @@ from functools import cached_property
 import numpy as np
 
 from . import model as m
+from .shapes import check_config, check_weights
 
 
 class GPT2:
-    """A GPT-2 of any size: `config`, `weights` (read-only arrays) and, where its folder has one, a tokenizer."""
+    """A GPT-2 of any size: `config`, `weights` (read-only arrays) and, where its folder has one, a tokenizer.
+
+    Made from a Config and Weights of one's own, it holds views of those arrays, all float32 or all float64, and raises
+    CheckpointError for weights that are not exactly those of the config.
+    """
 
     def __init__(self, config, weights, tokenizer=None, name="unnamed", revision=None):
+        check_config(config)
         self.config = config
-        self.weights = weights
+        self.weights = check_weights(config, weights)
         self.name = name
         self.revision = revision
         self._tokenizer = tokenizer
+        self._origin = None  # (name or absolute folder, dtype, revision) of a model that can be loaded again
         keep_freed_memory()
 
     @classmethod
@@ -35,7 +43,18 @@ class GPT2:
         from .checkpoint.weights import load
 
         config, weights, source = load(name_or_folder, dtype, revision)
-        return cls(config, weights, source.tokenizer, source.name, source.revision)
+        model = cls(config, weights, source.tokenizer, source.name, source.revision)
+        place = source.name if source.revision or source.name == "bundled" else os.path.abspath(source.folder)
+        model._origin = place, np.dtype(dtype).name, source.revision
+        return model
+
+    def __reduce__(self):
+        """Pickle a loaded model as where it came from, to be loaded once in each process; another one as its arrays."""
+        if self._origin is None:
+            return type(self), (self.config, self.weights, self._tokenizer, self.name, self.revision)
+        from .pickled import fingerprint, load_again
+
+        return load_again, (type(self), *self._origin, self.name, fingerprint(self.weights))
 
     def __repr__(self):
         c = self.config
@@ -242,6 +261,16 @@ class Run:
             raise AttributeError(f"a Run has no {name!r}")
         lost = "q or k" if name == "pattern" else name
         raise AttributeError(f"this run did not keep {lost}: run the text again with it in keep, or without keep")
+
+    def __getstate__(self):
+        """Every array kept, the stream once; what is computed on first use is computed again."""
+        state = {name: value for name, value in vars(self).items() if name not in ("pattern", "logits", "resid_post")}
+        return state | {"resid_pre": np.concatenate([self.resid_pre, self.resid_post[-1:]])}
+
+    def __setstate__(self, state):
+        stream = state["resid_pre"]
+        state |= {"resid_pre": stream[:-1], "resid_post": stream[1:]}
+        self.__dict__.update({k: read_only(v) if isinstance(v, np.ndarray) else v for k, v in state.items()})
 
     def __repr__(self):
         return f"Run({len(self.tokens)} tokens through {self.model!r})"

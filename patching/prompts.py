@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from minigpt2.terminal import fit, width
+
 
 @dataclass(frozen=True)
 class PromptPair:
@@ -78,15 +80,15 @@ def end_of_text(model):
 def aligned(model, clean, corrupted):
     """Both tokenisations in columns, one line each, the first difference marked below."""
     top, bottom = model.labels(clean), model.labels(corrupted)
-    pairs = [(a, b, max(len(a), len(b))) for a, b in zip(top, bottom)]
+    pairs = [(a, b, max(width(a), width(b))) for a, b in zip(top, bottom)]
     n = len(pairs)
     line = lambda name, cells, rest: f"  {name:<10} " + " | ".join([*cells, *rest])  # noqa: E731
     mark = next((i for i in range(n) if clean[i] != corrupted[i]), n)
-    offset = 2 + 10 + 1 + sum(width + 3 for _, _, width in pairs[:mark])
+    offset = 2 + 10 + 1 + sum(w + 3 for _, _, w in pairs[:mark])
     return "\n".join(
         [
-            line("clean", [a.ljust(w) for a, _, w in pairs], top[n:]),
-            line("corrupted", [b.ljust(w) for _, b, w in pairs], bottom[n:]),
+            line("clean", [fit(a, w) for a, _, w in pairs], top[n:]),
+            line("corrupted", [fit(b, w) for _, b, w in pairs], bottom[n:]),
             " " * offset + f"^ first difference, position {mark}",
         ]
     )

@@ -6,11 +6,13 @@ with the same arguments passes on the unbroken code.
 
 import importlib
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import test_backward
+import test_first_wrong_activation
 import test_model
 import test_parity
 import test_patching
@@ -108,6 +110,10 @@ def positions_from_1(tokens, wte, wpe, first_pos=0):
     return wte[tokens] + np.roll(wpe, -1, axis=0)[first_pos : first_pos + tokens.shape[-1]]
 
 
+def no_positions(tokens, wte, wpe, first_pos=0):
+    return wte[tokens]
+
+
 def in_place_layer_norm(x, weight, bias, eps):
     x[...] = right.layer_norm(x, weight, bias, eps)
     return x
@@ -176,6 +182,13 @@ FORWARD = {
     "no final layer norm": (m, "unembed", unembed_without_ln_f, PARITY, (ODD_CASE,)),
     "an unembedding of its own": (m, "unembed", untied_unembedding, PARITY, (ODD_CASE,)),
     "positions from 1": (m, "embed", positions_from_1, PARITY, (ODD_CASE,)),
+    "no position embedding": (
+        m,
+        "embed",
+        no_positions,
+        test_first_wrong_activation.test_every_activation_in_the_order_of_the_data_flow,
+        ("model", 5),
+    ),
     "a layer norm in place": (
         m,
         "layer_norm",
@@ -399,6 +412,16 @@ BUGS = {
     for part, rows in {"forward": FORWARD, "sweep": ENGINE, "backward": BACKWARD}.items()
     for name, row in rows.items()
 }
+
+
+def test_the_readme_states_how_many_they_are():
+    """Some mistakes stand in several rows, each with another test that must see them."""
+    rows, mistakes = (
+        len(BUGS),
+        len({wrong if callable(wrong) else wrong.overwrite for _, _, wrong, _, _ in BUGS.values()}),
+    )
+    readme = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
+    assert f"| {mistakes} mistakes, {rows} tests of them |" in readme
 
 
 def run_test(test, arguments):

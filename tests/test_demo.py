@@ -211,6 +211,8 @@ CARELESS = [  # arguments, exit status, what the message must contain
     (["--corrupted", "Michelle Smith"], 1, "clean has 11 tokens, corrupted 2"),
     (["--corrupted", "Michelle Jones was a top-notch student. Michelle"], 1, "nothing to patch"),
     (["--clean", "", "--corrupted", ""], 2, "--clean: got an empty text"),
+    (["--clean", "Michelle Stone"], 2, "--clean needs --corrupted too"),
+    (["--clean", "a", "--corrupted", "caf\udce9"], 2, "--corrupted: byte 0xe9 of the text is not utf-8"),
     (["--answers", " ", ""], 2, "--answers: got an empty text"),
     (["--out", ""], 2, "--out: got an empty text"),
     (["--report", ""], 2, "--report: got an empty text"),

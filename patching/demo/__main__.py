@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from minigpt2 import terminal
-from minigpt2.terminal import known_as
+from minigpt2.terminal import known_as, printable
 
 from .. import attribute, save, sweep, sweep_one_by_one
 from ..draw.heatmap import Progress, heatmap
@@ -214,7 +214,10 @@ def write(args, pair, results, titles, views, model):
 
         report.write(args.report, results, titles, model=model, command=command, views=views)
         files.append(args.report)
-    show(*([] if args.quiet else [""]), *(str(file) if args.quiet else f"Written: {file}" for file in files))
+    show(
+        *([] if args.quiet else [""]),
+        *(printable(file) if args.quiet else f"Written: {printable(file)}" for file in files),
+    )
 
 
 if __name__ == "__main__":
