@@ -194,14 +194,14 @@ def agreement(exact, estimate):
 
 
 def write(args, pair, results, titles, views, model):
+    from ..draw import figure
+
     path = Path(args.out or picture_path(args, pair, results[0]))
     command, numbers = shlex.join(["python", "-m", "patching.demo", *sys.argv[1:]]), []
     if args.save:  # before the pictures: nothing that goes wrong in drawing costs the numbers
         stem = path.with_suffix("")
         for result, title in zip(results, titles):
             numbers += save.paths(save.save(result, f"{stem}_{title}" if title else stem, command))
-    from ..draw import figure
-
     pictures = {path: figure.compared(*results) if args.attribution else figure.figure(results, titles)}
     for view in views:
         for name, fig in zip(("clean", "corrupted"), view.figures()):
