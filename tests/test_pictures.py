@@ -33,7 +33,12 @@ HOSTILE = {
     "origin": {"image.origin": "lower", "image.cmap": "jet", "image.interpolation": "bicubic", "image.aspect": 3},
     "saving": {"savefig.bbox": "tight", "savefig.transparent": True, "savefig.dpi": 33, "savefig.format": "svg"},
     "sizes": {"figure.dpi": 55, "font.size": 30, "font.weight": "bold", "lines.linewidth": 9, "axes.linewidth": 7},
-    "ticks": {"xtick.top": True, "ytick.labelleft": False, "xtick.minor.visible": True, "axes.formatter.limits": (0, 0)},
+    "ticks": {
+        "xtick.top": True,
+        "ytick.labelleft": False,
+        "xtick.minor.visible": True,
+        "axes.formatter.limits": (0, 0),
+    },
     "layout": {"figure.autolayout": True, "figure.constrained_layout.h_pad": 2, "axes.titlelocation": "right"},
     "sketch": {"path.sketch": (5, 10, 3), "patch.force_edgecolor": True, "text.hinting": "none"},
     "minus": {"axes.unicode_minus": False, "axes.xmargin": 0.4, "axes.spines.left": False, "axes.axisbelow": False},
@@ -169,7 +174,9 @@ def test_the_users_fonts_are_asked_in_turn():
 
 def test_no_character_ends_or_reorders_a_picture(tmp_path):
     odd = ("\x00\x1b[31m", "\u202eabc", "\ufffe", "\u2028", "\x85\t\r")
-    result = replace(made(MOVES, changed=(2,)), clean_labels=odd, corrupted_labels=odd, unit="\x08\u202e", model="\x1b\ud800")
+    result = replace(
+        made(MOVES, changed=(2,)), clean_labels=odd, corrupted_labels=odd, unit="\x08\u202e", model="\x1b\ud800"
+    )
     fig = figure.figure(result, note="\x07")
     style.write(fig, tmp_path / "x.svg")
     xml.etree.ElementTree.parse(tmp_path / "x.svg")
@@ -197,6 +204,7 @@ def test_each_token_written_from_right_to_left_keeps_its_place(monkeypatch, reor
 
 def test_isolates_take_no_room():
     """They order the letters and are not drawn: "a" isolated is the picture of "a"."""
+
     def pixels(text):
         fig = style.Picture((2, 1), dpi=100)
         fig.text(0.1, 0.5, text)
@@ -246,7 +254,12 @@ def test_long_names_and_labels_are_cut_before_they_are_drawn(length):
     long = "漢" * length
     labels = (long,) * 5
     result = replace(
-        made(MOVES), clean_labels=labels, corrupted_labels=labels, unit=f"logit({long})", model=long, answer_labels=(long,) * 2
+        made(MOVES),
+        clean_labels=labels,
+        corrupted_labels=labels,
+        unit=f"logit({long})",
+        model=long,
+        answer_labels=(long,) * 2,
     )
     fig = figure.figure([result, result], [long, long], note=long)
     assert max(len(text.get_text()) for text in fig.findobj(matplotlib.text.Text)) < 9000
@@ -272,7 +285,9 @@ def test_every_result_needs_its_title_and_is_drawn():
 @pytest.mark.parametrize("head", [[1, 2, 3], None, 1.0, 4, -1, "1"])
 def test_a_pattern_is_of_one_head(head):
     run = GPT2.from_pretrained("bundled").run([1, 2, 3])
-    with pytest.raises(ValueError, match="^there is no head 5.*: layers are 0 to 5, heads 0 to 3, and a picture shows one$"):
+    with pytest.raises(
+        ValueError, match="^there is no head 5.*: layers are 0 to 5, heads 0 to 3, and a picture shows one$"
+    ):
         runs.pattern_figure(run, 5, head)
 
 

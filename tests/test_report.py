@@ -657,7 +657,9 @@ def test_many_maps_stand_three_in_a_row(browser, bundled, tmp_path):
     result = stretched(sweep(bundled, PAIR, "z"), 12, 12)
     path, _, _ = made(tmp_path, [result], model=bundled)
     tab = browser.open(path.as_uri(), width=1300)
-    tops = tab.run("[...document.querySelectorAll('.panels figure')].map((e) => Math.round(e.getBoundingClientRect().bottom))")
+    tops = tab.run(
+        "[...document.querySelectorAll('.panels figure')].map((e) => Math.round(e.getBoundingClientRect().bottom))"
+    )
     assert len(tops) == 12 and sorted(map(tops.count, set(tops))) == [3, 3, 3, 3]
     assert tab.run("document.querySelector('.meaning').getBoundingClientRect().top") < 3000
 
@@ -668,7 +670,9 @@ LAST = """(() => { const box = document.querySelector('.scroll'), cell = box.que
           Number(getComputedStyle(cell, '::before').opacity)]; })()"""
 
 
-@pytest.mark.parametrize(("width", "n", "scrolls"), [(400, 11, False), (400, 61, True), (1300, 61, False), (1300, 90, True)])
+@pytest.mark.parametrize(
+    ("width", "n", "scrolls"), [(400, 11, False), (400, 61, True), (1300, 61, False), (1300, 90, True)]
+)
 def test_the_last_position_stays_in_sight(browser, bundled, tmp_path, width, n, scrolls):
     """The answer comes from there; a line beside it is the sign that other columns pass beneath."""
     path, _, _ = made(tmp_path, [stretched(sweep(bundled, PAIR), 12, n)], model=bundled)

@@ -76,7 +76,7 @@ def colour_map(cmap):
     if cmap is None or isinstance(cmap, Colormap):
         return cmap or SIGNED
     if not isinstance(cmap, str) or cmap not in colormaps:
-        raise ValueError(f"cmap is {cmap!r:.60}, not a matplotlib Colormap or the name of one, e.g. \"PuOr\"")
+        raise ValueError(f'cmap is {cmap!r:.60}, not a matplotlib Colormap or the name of one, e.g. "PuOr"')
     return colormaps[cmap]
 
 

@@ -149,7 +149,9 @@ def own_axes(ax, parts, size):
     if not hasattr(ax, "imshow"):
         raise ValueError(f"ax is {type(ax).__name__}, not a matplotlib Axes")
     if len(parts) > 1:
-        raise ValueError(f"ax has room for one map, and this makes {len(parts)}: leave ax out, or choose one result and head")
+        raise ValueError(
+            f"ax has room for one map, and this makes {len(parts)}: leave ax out, or choose one result and head"
+        )
     if size is not None:
         raise ValueError("size is that of a new figure: leave it out beside ax, whose figure has one")
     return ax.get_figure(), np.array([[ax]])
