@@ -194,7 +194,8 @@ def heading(results, note=""):
 def tick_indices(panel, axis):
     """The rows ("y") or columns ("x") of a map that have room for a label."""
     index = panel.rows if axis == "y" else panel.columns
-    return range(0, len(index), math.ceil(len(index) / MOST_TICKS[axis]) or 1)
+    step = 1 if len(index) <= MOST_TICKS[axis] else math.ceil(len(index) / (0.7 * MOST_TICKS[axis]))
+    return range(0, len(index), step)
 
 
 def tick_labels(panel, axis):
