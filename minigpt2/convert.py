@@ -14,14 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from .errors import CheckpointError
+from .errors import CheckpointError, VocabularyError
 from .model import Config
 from .terminal import Parser, brief, filled, guarded, printable, warn
 
 PREFIXES = ("_orig_mod.", "module.", "transformer.")  # torch.compile's, DistributedDataParallel's, and the model's own
-VOCABULARY_FILES = (
-    "vocab.json", "merges.txt", "tokenizer.json", "added_tokens.json", "tokenizer_config.json", "special_tokens_map.json",
-)  # fmt: skip
 SAVE = (
     "from safetensors.torch import save_file; "
     "state = torch.load({path!r}, map_location='cpu', weights_only=True); state = state.get('model', state); "
@@ -162,14 +159,21 @@ def read_vocabulary(folder, config):
     """The Tokenizer of a folder; ValueError for one that cannot be this model's."""
     from .checkpoint.weights import load_tokenizer
 
-    return load_tokenizer(folder, config.n_vocab)
+    tokenizer = load_tokenizer(folder)
+    if tokenizer.n_vocab > config.n_vocab:
+        raise VocabularyError(
+            f"{tokenizer.path} and what is beside it have {tokenizer.n_vocab} tokens, more than the model's n_vocab of "
+            f"{config.n_vocab}: take the vocabulary that the model was trained with"
+        )
+    return tokenizer
 
 
 def copy_vocabulary(source, folder):
     from .atomic import replacing
     from .checkpoint.tensors import open_file
+    from .checkpoint.vocabulary import FILES
 
-    for name in VOCABULARY_FILES:
+    for name in FILES:
         if (source / name).is_file():
             with open_file(source / name) as file, replacing(folder / name) as temporary:
                 temporary.write_bytes(file.read())

@@ -101,6 +101,15 @@ def test_quiet_prints_the_files_alone(folder, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.csv", "x.json", "x.npz", "x.svg"]
 
 
+def test_texts_that_are_seldom_meant_get_a_line_each(folder, tmp_path):
+    texts = ["--clean", "<|endoftext|>A man ", "--corrupted", "<|endoftext|>A day ", "--answers", " in", " on", "--bos"]
+    done = run("--model", folder, "--quiet", "--out", "x.svg", *texts, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "x.svg\n")
+    lines = done.stderr.splitlines()
+    assert len(lines) == 4 and all(line.startswith("WARNING: the ") for line in lines)
+    assert "clean text ends in a space" in lines[0] and "corrupted text begins with <|endoftext|> twice" in lines[3]
+
+
 @pytest.mark.parametrize(
     ("args", "files"),
     [

@@ -177,7 +177,7 @@ def test_the_names_are_those_that_transformers_maps():
 def test_the_mark_stands_below_the_first_difference_after_wide_characters(tmp_path):
     config = Config(n_layer=1, n_head=1, n_embd=2, n_ctx=30, n_vocab=270, d_mlp=2)
     merges = "æ ¼", "å Ħ", "æ¼ ¢"
-    tokenizer = Tokenizer(*tiny_vocabulary(tmp_path, merges), n_vocab=270)
+    tokenizer = Tokenizer(*tiny_vocabulary(tmp_path, merges))
     model = GPT2(config, random_weights(config), tokenizer)
     clean, corrupted = model.encode("漢漢1b"), model.encode("漢漢2bc")
     assert len(clean) == 4 and model.labels(clean)[0] == "漢"

@@ -143,9 +143,7 @@ def test_a_wrong_merge(spoilt, capsys):
     swap_merges(spoilt, "ĠJones")
     code, report = checked(capsys, spoilt, "files", "token_ids", "activations", "greedy")
     assert code == 1 and len(report["culprits"]) == 1
-    assert (
-        "merges.txt differs from that of Hugging Face" in report["culprits"][0] and "disagree" in report["culprits"][0]
-    )
+    assert "merges.txt differs from that of Hugging Face" in report["culprits"][0]
     assert "activations" not in failing(report)  # the model is not to blame
 
 

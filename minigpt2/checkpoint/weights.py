@@ -1,7 +1,7 @@
 """A checkpoint's files become the arrays of model.py: config.json holds the sizes, model.safetensors (one file, or
 shards with an index) the weights. Names and shapes are checked (shapes.py) before a weight is read.
 
-Read next: config.py (the sizes), tensors.py (how the bytes are read), hub.py (how a name becomes a folder), tokenizer.py (the vocabulary).
+Read next: config.py (the sizes), tensors.py (how the bytes are read), hub.py (how a name becomes a folder), vocabulary.py (the vocabulary).
 """
 
 import json
@@ -54,7 +54,7 @@ def load(name_or_folder, dtype=np.float32, revision=None):
                 f"revision {brief(revision)} chooses among versions on the Hub, but {name} is a folder"
             )
         config, weights = load_folder(folder, dtype)
-        return config, weights, Source(name, None, folder, partial(load_tokenizer, folder.absolute(), config.n_vocab))
+        return config, weights, Source(name, None, folder, partial(load_tokenizer, folder.absolute()))
     if os.path.isfile(path):
         raise CheckpointError(f"{name} is a file: give the folder that holds config.json and model.safetensors")
 
@@ -68,7 +68,7 @@ def load(name_or_folder, dtype=np.float32, revision=None):
         if damaged := hub.discard_damaged(folder):
             raise CheckpointError(f"{error}; removed {', '.join(damaged)}: run again to download it anew") from None
         raise
-    return config, weights, Source(name, commit, folder, partial(fetch_tokenizer, name, folder, config.n_vocab))
+    return config, weights, Source(name, commit, folder, partial(fetch_tokenizer, name, folder))
 
 
 def load_folder(folder, dtype=np.float32):
@@ -93,25 +93,27 @@ def load_folder(folder, dtype=np.float32):
     return config, nest(flat)
 
 
-def fetch_tokenizer(name, folder, n_vocab):
+def fetch_tokenizer(name, folder):
     """Make the Tokenizer of a snapshot of the Hub, its vocabulary downloaded first where it is not there yet."""
     from .hub import vocabulary
 
-    return load_tokenizer(vocabulary(name, folder), n_vocab)
+    return load_tokenizer(vocabulary(name, folder))
 
 
-def load_tokenizer(folder, n_vocab):
-    """Make the Tokenizer of a folder that holds vocab.json and merges.txt."""
-    missing = [name for name in ("vocab.json", "merges.txt") if not (folder / name).is_file()]
-    if missing:
+def load_tokenizer(folder):
+    """Make the Tokenizer of a folder that holds tokenizer.json, or vocab.json and merges.txt."""
+    from .vocabulary import has_vocabulary
+
+    if not has_vocabulary(folder):
+        missing = [name for name in ("vocab.json", "merges.txt") if not (folder / name).is_file()]
         raise CheckpointError(
-            f"{folder} has no {' and no '.join(missing)}, so this model runs on token ids but reads no text: put the "
-            "vocab.json and merges.txt that it was trained with beside its weights (from a tokenizer of transformers, "
-            "tokenizer.backend_tokenizer.model.save(folder) writes them)"
+            f"{folder} has no {' and no '.join(missing)} (and no tokenizer.json), so this model runs on token ids but "
+            "reads no text: put the files of the tokenizer that it was trained with beside its weights (in transformers, "
+            "tokenizer.save_pretrained(folder) writes them)"
         )
     from ..tokenizer import Tokenizer
 
-    return Tokenizer(folder / "vocab.json", folder / "merges.txt", n_vocab=n_vocab)
+    return Tokenizer.from_folder(folder)
 
 
 # Loading's last check, and saving

@@ -40,6 +40,8 @@ def main():
     jobs = plan_jobs(args, model)
     for job in jobs:
         check(model, job)
+    for warning in dict.fromkeys(warning for job in jobs for warning in job.pair.warnings(model)):
+        print(f"WARNING: {warning}", file=sys.stderr)
     say(f"Model: {model!r}" + (f", revision {model.revision[:7]}" if model.revision else ""))
     results, n = [], 20 if len(args.experiments) == 1 else 5
     for i, job in enumerate(jobs):

@@ -167,7 +167,7 @@ def likeliest_answers(model, args):
     if clean == corrupted:
         raise ValueError(f"the likeliest next token is {clean} after both texts: {ask}")
     texts = tuple(model.decode([token]) if token < model.tokenizer.n_vocab else "" for token in ids)
-    if [model.encode(text) for text in texts] != [[token] for token in ids]:
+    if [model.tokenizer.continuation(text) for text in texts] != [[token] for token in ids]:
         raise ValueError(f"the likeliest next tokens, {clean} and {corrupted}, are not both texts by themselves: {ask}")
     return texts
 
