@@ -21,6 +21,7 @@ from minigpt2 import GPT2
 from minigpt2.lens import direct_logit_attribution, logit_lens
 from minigpt2.pictures import runs, style
 from patching import save
+from patching.demo import __main__ as demo
 from patching.demo.experiments import EXPERIMENTS
 from patching.draw import figure
 from patching.prompts import PairTokens
@@ -137,6 +138,15 @@ def test_commands_need_no_backend(tmp_path, backend):
     assert {"x.png", "a.png", "b.png", "a.html"} <= {path.name for path in tmp_path.iterdir()}
 
 
+def test_numbers_are_saved_before_pictures(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["demo", "--model", "bundled", "--quiet", "--save", "--out", "x.png"])
+    monkeypatch.setattr(figure, "figure", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        demo.main()
+    assert save.load("x").values.shape == (6, 11)
+
+
 def test_settings_are_restored_whatever_the_threads_do():
     """Two threads that save and restore the settings in turn, unlocked, leave those of the first to the whole program."""
     inside, go_on, seen = threading.Event(), threading.Event(), []
@@ -224,6 +234,7 @@ def test_a_large_map_is_one_image():
     fig = figure.figure(result)
     fig.draw_without_rendering()
     assert len(fig.findobj()) < 6000 and np.prod(fig.get_size_inches()) <= 151
+    assert not fig.axes[0].collections  # no lines between the cells, which would cover them
     (image,) = fig.axes[0].images
     assert np.array_equal(image.get_array(), result.values)
 
