@@ -9,5 +9,6 @@ if sys.argv[:1] == ["-m"]:
 from .errors import CheckpointError, HubError
 from .gpt2 import GPT2, Run
 from .model import Config
+from .overwrite import Overwrite
 
-__all__ = ["GPT2", "CheckpointError", "Config", "HubError", "Run"]
+__all__ = ["GPT2", "CheckpointError", "Config", "HubError", "Overwrite", "Run"]

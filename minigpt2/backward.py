@@ -1,6 +1,6 @@
 """GPT-2's backward pass by hand: model.py in a mirror. Read the two side by side, this one from the bottom up.
 
-For each function y = f(x, ...) of model.py there is one f_backward(dy, x, ...) with the same inputs behind the gradient
+For each function y = f(x, ...) of model.py there is one f_backward(dy, x, ...) with the same inputs after the gradient
 that comes in, and it returns the gradient that goes out. dx always means d(loss) / dx and has the shape of x. Where f has
 weights, `into` names the arrays that receive their gradients; None skips them, for those who ask about activations only.
 
@@ -17,6 +17,7 @@ import numpy as np
 
 from . import model as m
 from .model import MLP, Attn, Block
+from .overwrite import put
 
 
 def rows(x):
@@ -80,6 +81,31 @@ def attend_backward(dz, q, k, v, size=None):
     return dq, dk, dv
 
 
+def attend_backward_with(writes):
+    """attend_backward where rows of the pattern were overwritten: they still weigh the values, but no query or key
+    made them."""
+    if not any(write.name == "pattern" for write in writes):
+        return attend_backward
+
+    def attend_overwritten_backward(dz, q, k, v):
+        root, pattern = math.sqrt(q.shape[-1]), m.attention_pattern(q, k)
+        computed = pattern.copy()
+        put(writes, "pattern", pattern, None, None)
+        dpattern = pattern_backward(dz, v)
+        stop_gradients(writes, "pattern", dpattern)
+        dscores = softmax_backward(dpattern, computed)  # [..., n_head, n_q, n_k]
+        return dscores @ (k / root), dscores.swapaxes(-1, -2) @ (q / root), pattern.swapaxes(-1, -2) @ dz
+
+    return attend_overwritten_backward
+
+
+def stop_gradients(writes, name, gradient):
+    """What was overwritten was not made by what comes before it: no gradient passes. What was added to lets it pass."""
+    for write in writes:
+        if write.name == name and not write.add:
+            write._replace(value=0).into(gradient)
+
+
 def pattern_backward(dz, v):
     """z = P v:  dP = dz v^T, for masked entries too, whatever would be written there."""
     return dz @ v.swapaxes(-1, -2)  # [..., n_head, n_q, n_k]
@@ -115,28 +141,31 @@ def mlp_backward(dy, x, c_fc, c_proj, into=NO_MLP):
 NOTHING = Block(None, Attn(None, None), None, NO_MLP)
 
 
-def block_backward(d_resid_post, resid_pre, made, h, config, into=NOTHING):
+def block_backward(d_resid_post, resid_pre, made, h, config, into=NOTHING, attend_backward=attend_backward):
     """One block, last step first. The stream's own gradient passes every `+` unchanged; each layer adds to it what flows
     back through its reading of the stream.
 
-    made is what model.block returned for resid_pre. Returns the gradients of all activations by name.
+    made holds what model.block handed out for resid_pre. Hands out (name, gradient) for each activation as soon as it is
+    made, and what is written into it there is what flows on: zero stops it. The last one is resid_pre's.
     """
     eps = config.layer_norm_epsilon
-    d_mlp_out = d_resid_post
+    yield "resid_post", d_resid_post
+    d_mlp_out = d_resid_post.copy()
+    yield "mlp_out", d_mlp_out
     dx = mlp_backward(d_mlp_out, m.layer_norm(made["resid_mid"], *h.ln_2, eps), *h.mlp, into.mlp)
     d_resid_mid = d_resid_post + layer_norm_backward(dx, made["resid_mid"], h.ln_2.weight, eps, into.ln_2)
+    yield "resid_mid", d_resid_mid
 
-    d_attn_out = d_resid_mid
+    d_attn_out = d_resid_mid.copy()
+    yield "attn_out", d_attn_out
     dz = linear_backward(d_attn_out, m.merge_heads(made["z"]), h.attn.c_proj.weight, into.attn.c_proj)
     dz = m.split_heads(dz, config.n_head)
+    yield "z", dz
     dq, dk, dv = attend_backward(dz, made["q"], made["k"], made["v"])
+    yield from (("v", dv), ("k", dk), ("q", dq))
     dqkv = split_qkv_backward(dq, dk, dv)
     dx = linear_backward(dqkv, m.layer_norm(resid_pre, *h.ln_1, eps), h.attn.c_attn.weight, into.attn.c_attn)
-    d_resid_pre = d_resid_mid + layer_norm_backward(dx, resid_pre, h.ln_1.weight, eps, into.ln_1)
-    return dict(
-        resid_pre=d_resid_pre, q=dq, k=dk, v=dv, z=dz, attn_out=d_attn_out,
-        resid_mid=d_resid_mid, mlp_out=d_mlp_out, resid_post=d_resid_post,
-    )  # fmt: skip
+    yield "resid_pre", d_resid_mid + layer_norm_backward(dx, resid_pre, h.ln_1.weight, eps, into.ln_1)
 
 
 def unembed_backward(dlogits, resid, ln_f, wte, eps, into=None):
@@ -204,7 +233,7 @@ def forward_keeping(tokens, weights, config):
     and the logits."""
     stream, made = [m.embed(tokens, weights.wte, weights.wpe)], []
     for h in weights.h:
-        made.append(m.block(stream[-1], h, config))
+        made.append(dict(m.block(stream[-1], h, config)))
         stream.append(made[-1]["resid_post"])
     return stream, made, m.unembed(stream[-1], weights.ln_f, weights.wte, config.layer_norm_epsilon)
 
@@ -213,7 +242,8 @@ def weight_gradients(dlogits, tokens, stream, made, weights, config, into):
     """The whole way back, from the logits to the embeddings; fills into."""
     d_resid = unembed_backward(dlogits, stream[-1], weights.ln_f, weights.wte, config.layer_norm_epsilon, into)
     for h, h_into, resid_pre, activations in reversed(list(zip(weights.h, into.h, stream, made))):
-        d_resid = block_backward(d_resid, resid_pre, activations, h, config, h_into)["resid_pre"]
+        for _, d_resid in block_backward(d_resid, resid_pre, activations, h, config, h_into):
+            pass
     into.wpe[:] = 0
     embed_backward(d_resid, tokens, into)  # adds to what unembed_backward left in wte: the weights are tied
 
@@ -230,9 +260,7 @@ def activation_gradients(run, dlogits, keep=None):
     if unknown := [name for name in keep if name not in names]:
         raise ValueError(f"there is no gradient {unknown[0]!r} to keep: they are {', '.join(names)}")
     kept = {}
-    for layer, gradients in layer_gradients(run, dlogits):
-        if "pattern" in keep:
-            gradients["pattern"] = pattern_backward(gradients["z"], run.v[layer])
+    for layer, gradients in layer_gradients(run, dlogits, pattern="pattern" in keep):
         for name in keep:
             if name not in kept:
                 kept[name] = np.empty((run.model.config.n_layer, *gradients[name].shape), gradients[name].dtype)
@@ -240,8 +268,12 @@ def activation_gradients(run, dlogits, keep=None):
     return Gradients(**kept)
 
 
-def layer_gradients(run, dlogits):
-    """The same, a layer at a time from the last one down: yields (layer, {name: gradient}), pattern's left out."""
+def layer_gradients(run, dlogits, pattern=False):
+    """The same, a layer at a time from the last one down: yields (layer, {name: gradient}), pattern's only if asked for.
+
+    Where a run was made under overwrites, each gradient is that of the value which stood there, and nothing flows on from
+    it to what came before.
+    """
     model, config = run.model, run.model.config
     dlogits = np.asarray(dlogits, model.dtype)
     if dlogits.shape != (config.n_vocab,):
@@ -254,9 +286,17 @@ def layer_gradients(run, dlogits):
     )
     for layer in reversed(range(config.n_layer)):
         made = {name: getattr(run, name)[layer] for name in ("q", "k", "v", "z", "resid_mid")}
-        gradients = block_backward(d_resid, run.resid_pre[layer], made, model.weights.h[layer], config)
+        writes, h, gradients = run.writes.get(layer, ()), model.weights.h[layer], {}
+        d_resid = d_resid.copy() if writes else d_resid
+        back = block_backward(d_resid, run.resid_pre[layer], made, h, config, NOTHING, attend_backward_with(writes))
+        for name, d_resid in back:
+            if name == "z":
+                stop_gradients(writes, "result", d_resid)  # what a head adds was overwritten: its z has no effect
+            gradients[name] = d_resid.copy() if writes else d_resid
+            stop_gradients(writes, name, d_resid)
+            if name == "z" and pattern:
+                gradients["pattern"] = pattern_backward(d_resid, run.v[layer])
         yield layer, gradients
-        d_resid = gradients["resid_pre"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -6,12 +6,14 @@ tokens. How one is chosen from the logits (temperature, top-k, nucleus) is `choo
 """
 
 import math
-import operator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from . import model as m
-from .gpt2 import check_finite, quiet
+from .checks import check_finite, is_number, quiet, whole_number
+from .gpt2 import GPT2
+from .overwrite import Overwrite, attend_with, overwritten_block, prepare
 
 
 class KeyValueCache:
@@ -29,56 +31,88 @@ class KeyValueCache:
         return self.k[layer, :, :stop], self.v[layer, :, :stop]
 
 
-def step(tokens, cache, weights, config):
-    """Read the next tokens [n_q] of a text, one or many, behind those in the cache: model.forward, nothing done twice.
+def step(tokens, cache, weights, config, writes=None):
+    """Read the next tokens [n_q] of a text, one or many, after those in the cache: model.forward, nothing done twice.
 
-    Returns the logits behind the last of them, [n_vocab]. The queries are the last n_q of n_k positions, which is how
-    model.causal_mask counts them.
+    Returns the logits after the last of them, [n_vocab]. The queries are the last n_q of n_k positions, which is how
+    model.causal_mask counts them. writes are overwrite.prepare's, by layer.
     """
-    eps = config.layer_norm_epsilon
-    resid = m.embed(np.asarray(tokens), weights.wte, weights.wpe, first_pos=cache.length)  # [n_q, n_embd]
+    first, n = cache.length, len(tokens)
+    resid = m.embed(np.asarray(tokens), weights.wte, weights.wpe, first_pos=first)  # [n_q, n_embd]
     for layer, h in enumerate(weights.h):
+        some = [write for each in (writes or {}).get(layer, ()) if (write := each.of_suffix(first, n))]
+        attend = cached(cache, layer, attend_with(some))
         with quiet():
-            q, k, v = m.split_qkv(m.linear(m.layer_norm(resid, *h.ln_1, eps), *h.attn.c_attn), config.n_head)
-            z = m.attend_in_blocks(q, *cache.extend(layer, k, v))
-            resid = resid + m.linear(m.merge_heads(z), *h.attn.c_proj)
-            resid = resid + m.mlp(m.layer_norm(resid, *h.ln_2, eps), *h.mlp)
+            for _, resid in overwritten_block(resid, h, config, some, attend):
+                pass
         check_finite(resid, f"the residual stream overflowed {resid.dtype} in layer {layer}")
-    cache.length += len(tokens)
+    cache.length += n
     with quiet():  # `continued` checks the logits
-        return m.unembed(resid[-1], weights.ln_f, weights.wte, eps)
+        return m.unembed(resid[-1], weights.ln_f, weights.wte, config.layer_norm_epsilon)
 
 
-def generate(model, tokens, n, temperature=0.0, top_k=None, top_p=None, seed=None, stop=None):
+def cached(cache, layer, attend):
+    """Attention that reads the keys and values of all positions so far."""
+    return lambda q, k, v: attend(q, *cache.extend(layer, k, v))
+
+
+def generate(
+    model: GPT2,
+    tokens: Sequence[int],
+    n: int,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int | None = None,
+    stop: int | Sequence[int] | None = None,
+    overwrites: Sequence[Overwrite] = (),
+) -> Iterator[int]:
     """Continue a text by n tokens; returns an iterator that yields each token id as soon as it is chosen.
 
     Greedy by default. temperature > 0 draws from softmax(logits / temperature), with top_k from the k likeliest tokens
     only, with top_p from the nucleus; the same seed draws the same text. stop is a token id, or a list of them, at
-    which the text ends early; it is not yielded. Raises ValueError, before the first token, for what cannot be done.
+    which the text ends early; it is not yielded. overwrites without positions are written at every token, given or new
+    (steering); those with positions at theirs. Raises ValueError, before the first token, for what cannot be done.
     """
-    cache = KeyValueCache(model.config, model.dtype)
+    cache, writes = KeyValueCache(model.config, model.dtype), prepare(overwrites, model)
     return continued(
         model, tokens, n, temperature, top_k, top_p, seed, stop,
-        read=lambda new: step(new, cache, model.weights, model.config),
+        read=lambda new: step(new, cache, model.weights, model.config, writes),
     )  # fmt: skip
 
 
-def generate_plain(model, tokens, n, temperature=0.0, top_k=None, top_p=None, seed=None, stop=None):
+def generate_plain(
+    model: GPT2,
+    tokens: Sequence[int],
+    n: int,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int | None = None,
+    stop: int | Sequence[int] | None = None,
+    overwrites: Sequence[Overwrite] = (),
+) -> Iterator[int]:
     """generate without a cache: the whole text through the whole model for each token."""
-    text = []
+    text, writes = [], prepare(overwrites, model)
 
     def read(new):
         text.extend(new)
+        resid = m.embed(np.array(text), model.weights.wte, model.weights.wpe)
+        for layer, h in enumerate(model.weights.h):
+            some = [write for each in writes.get(layer, ()) if (write := each.of_suffix(0, len(text)))]
+            with quiet():
+                for _, resid in overwritten_block(resid, h, model.config, some):
+                    pass
         with quiet():
-            return m.forward(np.array(text), model.weights, model.config)[-1]
+            return m.unembed(resid, model.weights.ln_f, model.weights.wte, model.config.layer_norm_epsilon)[-1]
 
     return continued(model, tokens, n, temperature, top_k, top_p, seed, stop, read)
 
 
 def continued(model, tokens, n, temperature, top_k, top_p, seed, stop, read):
-    """Check the arguments, then return the iterator. read(new tokens) gives the logits behind them, [n_vocab]."""
+    """Check the arguments, then return the iterator. read(new tokens) gives the logits after them, [n_vocab]."""
     tokens = model.check_tokens(tokens).tolist()
-    n = whole("n, the number of new tokens,", n, 0)
+    n = whole_number("n, the number of new tokens,", n, 0)
     n_ctx = model.config.n_ctx
     if len(tokens) + n > n_ctx:
         raise ValueError(
@@ -89,7 +123,7 @@ def continued(model, tokens, n, temperature, top_k, top_p, seed, stop, read):
     stop = [stop] if isinstance(stop, (int, np.integer)) else stop
     none = stop is None or isinstance(stop, (tuple, list)) and not stop
     stop = set() if none else {*model.check_tokens(stop).tolist()}
-    rng = np.random.default_rng(seed if seed is None else whole("seed", seed, 0))
+    rng = np.random.default_rng(seed if seed is None else whole_number("seed", seed, 0))
 
     def extend():
         new = tokens
@@ -128,23 +162,8 @@ def check_choice(temperature, top_k, top_p):
     if not (is_number(temperature) and 0 <= temperature < math.inf):
         raise ValueError(f"temperature must be a number from 0 (greedy) up, got {temperature!r}")
     if top_k is not None:
-        whole("top_k, the number of tokens to draw from,", top_k, 1)
+        whole_number("top_k, the number of tokens to draw from,", top_k, 1)
     if top_p is not None and not (is_number(top_p) and 0 < top_p <= 1):
         raise ValueError(f"top_p, the probability that the nucleus holds, must be above 0 and at most 1, got {top_p!r}")
     if temperature == 0 and not (top_k is top_p is None):
         raise ValueError("top_k and top_p say what to draw from, and temperature 0 draws nothing: give one, such as 1")
-
-
-def is_number(value):
-    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-
-
-def whole(what, value, least):
-    """value as an int of at least `least`, or a ValueError."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = least - 1
-    if number < least:
-        raise ValueError(f"{what} must be a whole number from {least} up, got {value!r}")
-    return number

@@ -1,17 +1,21 @@
-"""GPT-2 as its user holds it: load it, turn text into tokens, run it with everything it computes kept, and resume it
-from an edited residual stream.
+"""GPT-2 as its user holds it: load it, turn text into tokens, run it with everything it computes kept, run it with
+activations overwritten, and resume it from an edited residual stream.
 
-The arithmetic is in model.py, the files are weights.py's and hub.py's, the vocabulary is tokenizer.py's.
+The arithmetic is in model.py, the overwriting in overwrite.py, what is refused in checks.py; checkpoint/ reads the files
+and tokenizer.py the vocabulary.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from . import model as m
+from .checks import check_batch, check_finite, check_resumed, check_tokens, quiet
+from .memory import keep_freed_memory, room_for
+from .overwrite import Overwrite, check_ahead, overwritten_block, prepare, put
 from .shapes import check_config, check_weights
 
 
@@ -95,141 +99,116 @@ class GPT2:
             return [str(token) for token in tokens]
         return [tokenizer.visible(token) if token < tokenizer.n_vocab else f"<{token}>" for token in tokens]
 
-    def run(self, tokens, keep=None):
+    def run(
+        self, tokens: Sequence[int], keep: Iterable[str] | None = None, overwrites: Sequence[Overwrite] = ()
+    ) -> "Run":
         """Run one text of token ids [n_seq] and keep what every layer computes.
 
-        keep names the activations to hold, all by default; resid_pre and resid_post are always held. A run of
-        GPT-2 small holds 0.30 MB for each token. Raises ValueError for tokens or names that cannot be used,
-        FloatingPointError for a stream that overflows.
+        keep names the activations to hold, all by default; resid_pre and resid_post are always held. overwrites are
+        written while it runs, and the Run holds what was computed under them. A run of GPT-2 small holds 0.30 MB for
+        each token. Raises ValueError for tokens, names or overwrites that cannot be used, FloatingPointError for a
+        stream that overflows.
         """
-        return self.run_batch([tokens], keep)[0]
+        return self.run_batch([tokens], keep, overwrites)[0]
 
-    def run_batch(self, texts, keep=None):
-        """Run several texts of equal length at once, reading every weight once. Returns one Run per text."""
-        c, tokens = self.config, self.check_batch(texts)  # [n_texts, n_seq]
-        kept = self.room_for(tokens.shape, ACTIVATIONS if keep is None else keep)
+    def run_batch(
+        self,
+        texts: Sequence[Sequence[int]],
+        keep: Iterable[str] | None = None,
+        overwrites: Sequence[Overwrite] = (),
+    ) -> list["Run"]:
+        """Run several texts of equal length at once, reading every weight once. Returns one Run per text.
+
+        overwrites are written into every one of them.
+        """
+        c, tokens = self.config, check_batch(texts, self.config, self.name)  # [n_texts, n_seq]
+        writes, names = prepare(overwrites, self, tokens.shape[1]), kept_names(keep)
+        kept = room_for(names, c, tokens.shape, self.dtype)
         stream = kept.pop("stream")  # [n_layer + 1, n_texts, n_seq, n_embd]
         stream[0] = m.embed(tokens, self.weights.wte, self.weights.wpe)
         for layer, h in enumerate(self.weights.h):
             with quiet():
-                made = m.block(stream[layer], h, c)
-            check_finite(made["resid_post"], f"the residual stream overflowed {self.dtype} in layer {layer}")
-            stream[layer + 1] = made["resid_post"]
-            for name, array in kept.items():
-                array[layer] = made[name]
-            del made  # so that the next layer works in its memory
+                for name, array in overwritten_block(stream[layer], h, c, writes.get(layer, ())):
+                    if name in kept:
+                        kept[name][layer] = array
+            check_finite(array, f"the residual stream overflowed {self.dtype} in layer {layer}")
+            stream[layer + 1] = array
         kept |= {"resid_pre": stream[:-1], "resid_post": stream[1:]}
         for array in kept.values():
             array.flags.writeable = False
         return [
-            Run(
-                self,
-                tuple(map(int, text)),
-                **{name: kept[name][:, i] if name in kept else None for name in ACTIVATIONS},
-            )
+            Run(self, tuple(map(int, text)), {name: array[:, i] for name, array in kept.items()}, tuple(overwrites))
             for i, text in enumerate(tokens)
         ]
 
-    def room_for(self, shape, keep):
-        """Unwritten arrays for a batch of tokens [n_texts, n_seq]: the stream, and every layer's activations in keep.
-
-        They are cut from one block of memory, which an operating system hands out many times faster than as many small
-        ones; a layer of any of them is as large as its input.
-        """
-        if isinstance(keep, str) or not isinstance(keep, Iterable):
-            raise ValueError(f'keep is a list of names, such as ["z"], got {keep!r:.60}')
-        if unknown := [name for name in keep if name not in ACTIVATIONS]:
-            raise ValueError(f"there is no activation {unknown[0]!r:.60} to keep: they are {', '.join(ACTIVATIONS)}")
-        c, (n_texts, n_seq) = self.config, shape
-        names = [name for name in ACTIVATIONS if name in keep and name not in ("resid_pre", "resid_post")]
-        block = np.empty((1 + c.n_layer * (1 + len(names)), n_texts, n_seq, c.n_embd), self.dtype)
-        room, by_head = {"stream": block[: c.n_layer + 1]}, (c.n_layer, n_texts, c.n_head, n_seq, c.d_head)
-        for i, name in enumerate(names, start=1):
-            array = block[1 + i * c.n_layer :][: c.n_layer]
-            room[name] = array.reshape(by_head) if name in ("q", "k", "v", "z") else array
-        return room
-
-    def resume(self, resid, layer, at="resid_pre"):
+    def resume(
+        self, resid: np.ndarray, layer: int, at: str = "resid_pre", overwrites: Sequence[Overwrite] = ()
+    ) -> np.ndarray:
         """Let a residual stream enter block `layer` and run on to the logits.
 
         resid [..., n_seq, n_embd] stands in for what block `layer` reads: its resid_pre, or with at="resid_mid" the
-        stream between its attention and its MLP. layer = n_layer goes straight to the final layer norm. Returns logits
-        [..., n_seq, n_vocab]; resid itself is not changed. Raises ValueError for another shape or place,
-        FloatingPointError for a stream that is not finite or overflows.
+        stream between its attention and its MLP. layer = n_layer goes straight to the final layer norm. overwrites are
+        written on the way. Returns logits [..., n_seq, n_vocab]; resid itself is not changed. Raises ValueError for
+        another shape or place, FloatingPointError for a stream that is not finite or overflows.
         """
-        c, eps = self.config, self.config.layer_norm_epsilon
-        try:
-            with quiet():  # check_finite speaks
-                resid = np.asarray(resid).astype(self.dtype, casting="same_kind", copy=False)
-        except (TypeError, ValueError):
-            raise ValueError(f"resume needs a residual stream of numbers, got {type(resid).__name__}") from None
-        if resid.ndim < 2 or not resid.size or resid.shape[-1] != c.n_embd or resid.shape[-2] > c.n_ctx:
-            raise ValueError(
-                f"resume needs a residual stream of shape [..., n_seq, {c.n_embd}] with n_seq from 1 to {c.n_ctx}, "
-                f"got {list(resid.shape)}"
-            )
-        if not isinstance(at, str) or at not in ("resid_pre", "resid_mid"):
-            raise ValueError(f'resume enters a block at "resid_pre" or at "resid_mid", got {at!r}')
-        if not isinstance(layer, (int, np.integer)) or not 0 <= layer <= c.n_layer - (at == "resid_mid"):
-            raise ValueError(
-                f"there is no layer {layer!r} to resume at: blocks are 0 to {c.n_layer - 1}"
-                + (f", and {c.n_layer} is the final layer norm" if at == "resid_pre" else "")
-            )
-        if not np.isfinite(resid).all():
-            raise FloatingPointError(
-                f"the residual stream given to layer {layer} holds NaN, or infinity in {self.dtype}: see what was written to it"
-            )
-        check_finite(resid, f"the residual stream given to layer {layer} overflows {self.dtype}")
-        if at == "resid_mid":
+        resid = check_resumed(resid, layer, at, self.config, self.dtype)
+        writes = prepare(overwrites, self, resid.shape[-2])
+        check_ahead(writes, layer, at)
+        return self.run_on(resid, layer, writes, at)
+
+    def run_on(self, resid, layer, writes, at="resid_pre"):
+        """resume, with nothing checked but the numbers: writes are overwrite.prepare's."""
+        c = self.config
+        for i, h in enumerate(self.weights.h[layer:], start=layer):
+            some = writes.get(i, ())
             with quiet():
-                resid = resid + m.mlp(m.layer_norm(resid, *self.weights.h[layer].ln_2, eps), *self.weights.h[layer].mlp)
-            check_finite(resid, f"the residual stream overflowed {self.dtype} in layer {layer}")
-            layer += 1
-        for i in range(layer, c.n_layer):
-            with quiet():
-                resid = m.block(resid, self.weights.h[i], c)["resid_post"]
+                resid = resid.copy() if some else resid  # it is written to where it is itself overwritten
+                if (i, at) == (layer, "resid_mid"):
+                    put(some, at, resid, None, None)
+                    for name, resid in m.mlp_layer(resid, h, c):
+                        put(some, name, resid, None, None)
+                else:
+                    for _, resid in overwritten_block(resid, h, c, some):
+                        pass
             check_finite(resid, f"the residual stream overflowed {self.dtype} in layer {i}")
         with quiet():
-            logits = m.unembed(resid, self.weights.ln_f, self.weights.wte, eps)
+            logits = m.unembed(resid, self.weights.ln_f, self.weights.wte, c.layer_norm_epsilon)
         check_finite(logits, f"the logits overflowed {self.dtype}")
         return logits
 
-    def check_batch(self, texts):
-        """Texts of equal length as an integer array [n_texts, n_seq], or a ValueError."""
-        try:
-            texts = list(texts)
-        except TypeError:
-            raise ValueError(f"run_batch needs a list of texts, got {type(texts).__name__}") from None
-        texts = [self.check_tokens(text) for text in texts]
-        if len(lengths := sorted({len(text) for text in texts})) != 1:
-            raise ValueError(
-                f"run_batch needs one or more texts of equal length, got {' and '.join(map(str, lengths)) or 'no'} tokens"
-            )
-        return np.stack(texts)
-
-    def check_tokens(self, tokens):
+    def check_tokens(self, tokens: Sequence[int]) -> np.ndarray:
         """tokens as an integer array [n_seq], or a ValueError that says what this model cannot read in it."""
-        if isinstance(tokens, (str, bytes)):
-            raise ValueError("tokens are ids, and this is text: model.encode(text) makes them from it")
-        try:
-            array = np.asarray(tokens)
-        except ValueError:
-            raise ValueError("tokens must be one flat list of token ids, got lists of different lengths") from None
-        n_ctx, n_vocab = self.config.n_ctx, self.config.n_vocab
-        if array.ndim != 1:
-            raise ValueError(f"tokens must be one flat list of token ids, got an array of shape {list(array.shape)}")
-        if array.size == 0:
-            raise ValueError("there are no tokens to run: give at least one token id")
-        if array.dtype.kind not in "iu":  # NumPy counts spans of time among its integers
-            raise ValueError(f"token ids must be integers, got {array.dtype}; model.encode(text) makes them from text")
-        if array.size > n_ctx:
-            raise ValueError(
-                f"{array.size} tokens do not fit: {self.name} has n_ctx = {n_ctx} positions; shorten the text"
+        return check_tokens(tokens, self.config, self.name)
+
+
+ACTIVATIONS = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "q", "k", "v", "z")
+
+
+def kept_names(keep):
+    """The names of the activations to keep beside the stream, in the order of ACTIVATIONS, or a ValueError."""
+    keep = ACTIVATIONS if keep is None else keep
+    if isinstance(keep, str) or not isinstance(keep, Iterable):
+        raise ValueError(f'keep must be a list of names, e.g. ["z"], got {keep!r:.60}')
+    keep = list(keep)
+    if unknown := [name for name in keep if name not in ACTIVATIONS]:
+        raise ValueError(f"unknown activation {unknown[0]!r:.60} to keep; choose from {', '.join(ACTIVATIONS)}")
+    return [name for name in ACTIVATIONS if name in keep and name not in ("resid_pre", "resid_post")]
+
+
+class Kept:
+    """An activation of a Run: its array, or the sentence that says why it is not there."""
+
+    def __set_name__(self, owner, name):
+        self.name = name
+
+    def __get__(self, run, owner=None) -> np.ndarray:
+        if run is None:
+            raise AttributeError(self.name)
+        if self.name not in run.kept:
+            raise AttributeError(
+                f"this run did not keep {self.name}: run the text again with it in keep, or without keep"
             )
-        outside = array[(array < 0) | (array >= n_vocab)]
-        if outside.size:
-            raise ValueError(f"token id {outside[0]} is not in the vocabulary: {self.name} has ids 0 to {n_vocab - 1}")
-        return array.astype(np.int64)  # one type for all: uint64 stacked with int64 would be floats
+        return run.kept[self.name]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -242,76 +221,68 @@ class Run:
 
     model: GPT2
     tokens: tuple  # n_seq ids
-    resid_pre: np.ndarray  # [n_layer, n_seq, n_embd]
-    resid_mid: np.ndarray  # [n_layer, n_seq, n_embd]
-    resid_post: np.ndarray  # [n_layer, n_seq, n_embd]
-    attn_out: np.ndarray  # [n_layer, n_seq, n_embd]
-    mlp_out: np.ndarray  # [n_layer, n_seq, n_embd]
-    q: np.ndarray  # [n_layer, n_head, n_seq, d_head]
-    k: np.ndarray  # [n_layer, n_head, n_seq, d_head]
-    v: np.ndarray  # [n_layer, n_head, n_seq, d_head]
-    z: np.ndarray  # [n_layer, n_head, n_seq, d_head]
+    kept: dict  # the arrays below, as many as were kept
+    overwrites: tuple = ()  # what was written while it ran
 
-    def __post_init__(self):
-        for name in [name for name in ACTIVATIONS if vars(self)[name] is None]:
-            del self.__dict__[name]  # so that __getattr__ speaks
-
-    def __getattr__(self, name):
-        if name not in (*ACTIVATIONS, "pattern"):
-            raise AttributeError(f"a Run has no {name!r}")
-        lost = "q or k" if name == "pattern" else name
-        raise AttributeError(f"this run did not keep {lost}: run the text again with it in keep, or without keep")
+    resid_pre = Kept()  # [n_layer, n_seq, n_embd]
+    resid_mid = Kept()  # [n_layer, n_seq, n_embd]
+    resid_post = Kept()  # [n_layer, n_seq, n_embd]
+    attn_out = Kept()  # [n_layer, n_seq, n_embd]
+    mlp_out = Kept()  # [n_layer, n_seq, n_embd]
+    q = Kept()  # [n_layer, n_head, n_seq, d_head]
+    k = Kept()  # [n_layer, n_head, n_seq, d_head]
+    v = Kept()  # [n_layer, n_head, n_seq, d_head]
+    z = Kept()  # [n_layer, n_head, n_seq, d_head]
 
     def __getstate__(self):
         """Every array kept, the stream once; what is computed on first use is computed again."""
-        state = {name: value for name, value in vars(self).items() if name not in ("pattern", "logits", "resid_post")}
-        return state | {"resid_pre": np.concatenate([self.resid_pre, self.resid_post[-1:]])}
+        stream = np.concatenate([self.resid_pre, self.resid_post[-1:]])
+        others = {name: array for name, array in self.kept.items() if name not in ("resid_pre", "resid_post")}
+        return self.model, self.tokens, others | {"stream": stream}, self.overwrites
 
     def __setstate__(self, state):
-        stream = state["resid_pre"]
-        state |= {"resid_pre": stream[:-1], "resid_post": stream[1:]}
-        self.__dict__.update({k: read_only(v) if isinstance(v, np.ndarray) else v for k, v in state.items()})
+        model, tokens, kept, overwrites = state
+        kept = {name: read_only(array) for name, array in kept.items()}
+        stream = kept.pop("stream")
+        kept |= {"resid_pre": stream[:-1], "resid_post": stream[1:]}
+        self.__dict__.update(model=model, tokens=tokens, kept=kept, overwrites=overwrites)
 
     def __repr__(self):
-        return f"Run({len(self.tokens)} tokens through {self.model!r})"
+        under = f" under {len(self.overwrites)} overwrites" if self.overwrites else ""
+        return f"Run({len(self.tokens)} tokens through {self.model!r}{under})"
 
     @cached_property
-    def pattern(self):
+    def writes(self):
+        """The overwrites as overwrite.prepare has them, by layer."""
+        return prepare(self.overwrites, self.model, len(self.tokens))
+
+    def activation(self, name: str, layer: int, head: int | None = None) -> np.ndarray:
+        """One layer of any activation, or one head's: pattern [n_head, n_seq, n_seq] and result [n_head, n_seq, n_embd]
+        are made on the spot."""
+        heads, writes = slice(None) if head is None else head, self.writes.get(layer, ())
+        if name == "pattern" and any(write.name == name for write in writes):
+            pattern = m.attention_pattern(self.q[layer], self.k[layer])
+            put(writes, name, pattern, None, None)
+            return pattern[heads]
+        if name == "pattern":
+            return m.attention_pattern(self.q[layer, heads], self.k[layer, heads])
+        if name == "result":
+            result = m.head_results(self.z[layer], self.model.weights.h[layer].attn.c_proj.weight)
+            put(writes, name, result, None, None)
+            return result[heads]
+        return getattr(self, name)[layer][heads]
+
+    @cached_property
+    def pattern(self) -> np.ndarray:
         """Attention patterns [n_layer, n_head, n_seq, n_seq] (destination, source), computed on first use."""
-        return read_only(m.attention_pattern(self.q, self.k))
+        return read_only(np.stack([self.activation("pattern", layer) for layer in range(len(self.q))]))
 
     @cached_property
-    def logits(self):
+    def logits(self) -> np.ndarray:
         """Logits [n_seq, n_vocab], computed on first use."""
         return read_only(self.model.resume(self.resid_post[-1], self.model.config.n_layer))
-
-
-ACTIVATIONS = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "q", "k", "v", "z")
-
-
-def keep_freed_memory():
-    """Let what one layer frees serve the next: glibc's malloc keeps up to twice the largest block that was ever given
-    back to it, within 32 MiB (mallopt(3), M_MMAP_THRESHOLD), and fetches the rest anew from the kernel, page by page.
-
-    The block is never written, so it takes no memory. Without glibc nothing happens.
-    """
-    np.empty((32 << 20) - 8192, np.uint8)
 
 
 def read_only(array):
     array.flags.writeable = False
     return array
-
-
-def quiet():
-    """Silence NumPy about overflow where check_finite speaks instead, and names the layer."""
-    return np.errstate(over="ignore", invalid="ignore")
-
-
-def check_finite(array, what):
-    """Raise FloatingPointError unless the squares of each row have a finite sum, which the next layer norm takes."""
-    with quiet():
-        finite = np.isfinite(np.vecdot(array, array)).all()
-    if not finite:
-        remedy = "; try dtype=np.float64" if array.dtype == np.float32 else ""
-        raise FloatingPointError(f"{what}: the weights or the patched vector are too large{remedy}")

@@ -108,6 +108,12 @@ def merge_heads(x):
     return x.reshape(*x.shape[:-2], -1)  # [..., n_seq, n_embd]
 
 
+def head_results(z, c_proj):
+    """What each head adds to attn_out: z [..., n_head, n_seq, d_head] through its own rows of c_proj's weight. Their sum
+    and c_proj's bias are attn_out."""
+    return z @ c_proj.reshape(z.shape[-3], z.shape[-1], -1)  # [..., n_head, n_seq, n_embd]
+
+
 def split_qkv(x, n_head):
     """The columns of c_attn's output are the queries of all heads, then the keys, then the values."""
     n = x.shape[-1] // 3
@@ -151,7 +157,7 @@ def attend_in_blocks(q, k, v, size=None):
 
 
 def query_blocks(n_q, n_k, size=None):
-    """Cut the queries into blocks, each with the keys it reads: those up to its last query, and none behind."""
+    """Cut the queries into blocks, each with the keys it reads: those up to its last query, and none after."""
     size = size or min(max(n_q // 4, 32), 128)  # large enough for a fast matrix product
     for start in range(0, n_q, size):
         stop = min(start + size, n_q)
@@ -180,19 +186,37 @@ def mlp(x, c_fc, c_proj):
     return linear(in_pieces(gelu, linear(x, *c_fc)), *c_proj)  # [..., n_seq, n_embd]
 
 
-def block(resid_pre, h, config):
+def block(resid_pre, h, config, attend=attend_in_blocks):
     """One transformer block: attention, then MLP, each reading a layer norm of the residual stream and adding to it.
 
-    Returns every activation it makes under its TransformerLens name; resid_post is what the next block reads.
+    Hands out (name, array) for each activation as soon as it is made, under its TransformerLens name. What is written
+    into an array there is what everything after it reads: that is an intervention. The last array, resid_post, is what
+    the next block reads.
     """
-    eps = config.layer_norm_epsilon
-    q, k, v = split_qkv(linear(layer_norm(resid_pre, *h.ln_1, eps), *h.attn.c_attn), config.n_head)
-    z = attend_in_blocks(q, k, v)
+    for name, array in attention_layer(resid_pre, h, config, attend):
+        yield name, array
+    yield from mlp_layer(array, h, config)
+
+
+def attention_layer(resid_pre, h, config, attend=attend_in_blocks, rows=slice(None)):
+    """The first half of a block. `rows` are the positions whose output is wanted, all by default: the others are read
+    as keys and values only. attend(q, k, v) may bring keys and values from elsewhere, such as a cache."""
+    yield "resid_pre", resid_pre
+    x = layer_norm(resid_pre, *h.ln_1, config.layer_norm_epsilon)
+    q, k, v = split_qkv(linear(x, *h.attn.c_attn), config.n_head)
+    yield from (("q", q), ("k", k), ("v", v))
+    z = attend(q[..., rows, :], k, v)
+    yield "z", z
     attn_out = linear(merge_heads(z), *h.attn.c_proj)
-    resid_mid = resid_pre + attn_out
-    mlp_out = mlp(layer_norm(resid_mid, *h.ln_2, eps), *h.mlp)
-    resid_post = resid_mid + mlp_out
-    return dict(q=q, k=k, v=v, z=z, attn_out=attn_out, resid_mid=resid_mid, mlp_out=mlp_out, resid_post=resid_post)
+    yield "attn_out", attn_out
+    yield "resid_mid", resid_pre[..., rows, :] + attn_out
+
+
+def mlp_layer(resid_mid, h, config):
+    """The second half of a block."""
+    mlp_out = mlp(layer_norm(resid_mid, *h.ln_2, config.layer_norm_epsilon), *h.mlp)
+    yield "mlp_out", mlp_out
+    yield "resid_post", resid_mid + mlp_out
 
 
 def unembed(resid, ln_f, wte, eps):
@@ -204,5 +228,6 @@ def forward(tokens, weights, config):
     """The whole of GPT-2. tokens [..., n_seq] -> logits [..., n_seq, n_vocab]."""
     resid = embed(tokens, weights.wte, weights.wpe)
     for h in weights.h:
-        resid = block(resid, h, config)["resid_post"]
+        for _, resid in block(resid, h, config):  # the last array that a block hands out is what the next one reads
+            pass
     return unembed(resid, weights.ln_f, weights.wte, config.layer_norm_epsilon)

@@ -97,7 +97,11 @@ class Tokenizer:
         return self._bytes(*self.check_ids([token]))
 
     def _bytes(self, token):
-        return self._texts[token].encode("utf-8", "surrogatepass") if token in self._texts else bpe.unspell(self._tokens[token])
+        return (
+            self._texts[token].encode("utf-8", "surrogatepass")
+            if token in self._texts
+            else bpe.unspell(self._tokens[token])
+        )
 
     def visible(self, token):
         r"""Return one token's label for figures and tables: one line, never blank, different for every token of GPT-2.

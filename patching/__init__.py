@@ -1,4 +1,4 @@
-"""Activation patching: overwrite a residual vector, let the model run on, read one number. Start with sweep.py."""
+"""Activation patching: overwrite a residual vector, let the model run on, read one number. Start with sweeps.py."""
 
 import minigpt2  # noqa: F401 - first of all, for Ctrl-C while the rest is imported
 

@@ -1,52 +1,106 @@
 """Attribution patching: the whole map of a sweep, estimated from one backward pass (Nanda 2023; Syed et al. 2310.10348).
 
-A patch replaces a vector `base` by `source`; to first order the metric moves by (source - base) . gradient, with the gradient
-of the metric by that vector in the base run. One backward pass gives the gradients of all vectors. It is exact for small
-changes only: sweep(..., alpha=eps) has this slope at eps = 0, and where the model bends between 0 and 1 the estimate is
-off. Read sweep.py for the exact values.
+A patch replaces a vector `base` by what the source has; to first order the metric moves by (source - base) . gradient, with
+the gradient of the metric by that vector in the base run. One backward pass gives the gradients of all vectors. It is exact
+for small changes only: sweep(..., alpha=eps) has this slope at eps = 0, and where the model bends between 0 and 1 the
+estimate is off. Read sweeps.py for the exact values.
 """
+
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
-from minigpt2 import model as m
-from minigpt2.backward import layer_gradients, pattern_backward
-from minigpt2.gpt2 import quiet
+from minigpt2 import GPT2
+from minigpt2.backward import layer_gradients
+from minigpt2.checks import quiet
+from minigpt2.overwrite import Overwrite
 
-from .plan import Plan
+from .plan import Plan, Question
+from .prompts import PromptPair
+from .result import Result
+from .sources import Source
+from .sweeps import over_draws
 
 
-def attribute(model, pair, site="resid_post", **choices):
-    """Estimate sweep(model, pair, site, **choices) to first order: value of the base run + alpha (source - base) . gradient.
+def attribute(
+    model: GPT2,
+    pair: PromptPair,
+    site: str = "resid_post",
+    *,
+    direction: str | None = None,
+    metric: str | Callable = "logit_difference",
+    alpha: float = 1.0,
+    source: Source | str | Any = None,
+    layers: Sequence[int] | None = None,
+    heads: Sequence[int] | None = None,
+    positions: Sequence[int] | str | None = None,
+    window: int = 1,
+    places: Sequence[Sequence[tuple]] | None = None,
+    overwrites: Sequence[Overwrite] = (),
+    source_overwrites: Sequence[Overwrite] | None = None,
+) -> Result:
+    """Estimate the same sweep to first order: value of the base run + alpha (source - base) . gradient.
 
-    Takes the choices of sweep and returns its Result, with method="attribution". Raises ValueError for a metric whose
-    derivative is not known; a function of the user's can bring its own as an attribute, f.slope(logits) -> [n_vocab].
+    Takes the arguments of sweep and returns its Result, with method="attribution". Raises ValueError for a metric whose
+    derivative is not known; a custom function may define .slope(logits) -> [n_vocab].
     """
-    plan = Plan(model, pair, site, **choices)
-    if plan.site.activation is None:
-        raise ValueError(f"attribution needs the one activation that a site blends, and {site} names none: use sweep")
-    result, (layers, *others) = plan.result(method="attribution"), plan.axes.values()
+    question = Question(
+        model, pair, site, direction=direction, alpha=alpha, source=source, layers=layers, heads=heads,
+        positions=positions, window=window, places=places, overwrites=overwrites, source_overwrites=source_overwrites,
+    )  # fmt: skip
+    return over_draws(Plan(question, metric), lambda plan, _: estimated(plan))
+
+
+def estimated(plan):
+    """attribute, for a Plan with one draw."""
+    model, question, result = plan.model, plan.question, plan.result(method="attribution")
+    simple = question.places is None and question.window == 1
+    add_up = add_up_cells if simple else add_up_places
     with quiet():
-        for layer, gradients in layer_gradients(plan.base, slope(plan)):
-            if layer in layers:
-                effect = first_order(plan, layer, gradients)[np.ix_(*others)]
-                result.values[layers.index(layer)] = plan.base_value + effect
+        for layer, gradients in layer_gradients(plan.base, slope(plan), pattern=question.site.activation == "pattern"):
+            add_up(result, question, layer, lambda: first_order(plan, layer, gradients))
     if not np.isfinite(result.values).all():
-        layer = plan.axes["layer"][np.argwhere(~np.isfinite(result.values))[-1][0]]  # the gradient comes from above
+        named = question.axes.get("layer", [None])
         raise FloatingPointError(
-            f"the attribution overflowed {plan.model.dtype} in layer {layer}: alpha, the metric's slope or the weights are "
-            "too large; try dtype=np.float64"
+            f"the attribution overflowed {model.dtype}"
+            + (f" in layer {named[np.argwhere(~np.isfinite(result.values))[-1][0]]}" if simple else "")
+            + ": alpha, the metric's slope or the weights are too large; try dtype=np.float64"
         )
     return result
 
 
 def first_order(plan, layer, gradients):
-    """alpha (source - base) . gradient for all patches of one layer, with the axes of the site behind its layer."""
-    name, base = plan.site.activation, plan.base
-    gradient = pattern_backward(gradients["z"], base.v[layer]) if name == "pattern" else gradients[name]
-    effect = gradient * plan.alpha * (vectors(plan.source, name, layer) - vectors(base, name, layer))
-    if "source" not in plan.axes:
-        effect = effect.sum(axis=-1)  # over the vector: [n_seq] or [n_head, n_seq]
-    return effect.sum(axis=-1) if plan.all_positions else effect
+    """alpha (source - base) . gradient at every place of one layer: [n_seq] or [n_head, n_seq], of a pattern's single
+    entries [n_head, n_seq, n_seq]."""
+    question, base = plan.question, plan.base
+    name = question.site.activation
+    own = base.activation(name, layer)
+    if len(question.site.axes) == 2:
+        new = plan.vectors(name, layer, None)
+    else:
+        new = np.stack([np.broadcast_to(plan.vectors(name, layer, i), own.shape[1:]) for i in range(len(own))])
+    effect = gradients[name] * question.alpha * (new - own)
+    return effect if "source" in question.axes else effect.sum(axis=-1)
+
+
+def add_up_cells(result, question, layer, effect):
+    """Each patch is one place, or all positions of one: its effect on the base run's value."""
+    layers, *others = question.axes.values()
+    if layer in layers:
+        effect = effect()
+        effect = effect.sum(axis=-1) if question.all_positions else effect
+        result.values[layers.index(layer)] += effect[np.ix_(*others)]
+
+
+def add_up_places(result, question, layer, effect):
+    """Each patch is a set of places; to first order their effects add up."""
+    effect = effect()
+    for patch in question.patches():
+        for place in patch.places:
+            if place.layer == layer:
+                cells = effect if place.head is None else effect[place.head]
+                result.values[patch.index] += cells[place.positions].sum()
 
 
 def slope(plan):
@@ -73,8 +127,3 @@ def checked(f, logits):
             f"the metric's slope must be a function that returns {len(logits)} finite numbers, one for each logit"
         )
     return slope
-
-
-def vectors(run, name, layer):
-    """One layer of an activation, with the vector on the last axis (of a pattern: the row of a destination)."""
-    return m.attention_pattern(run.q[layer], run.k[layer]) if name == "pattern" else getattr(run, name)[layer]

@@ -1,66 +1,170 @@
 """The sweep: patch every place of a site, one patch at a time in meaning, and read the metric after each.
 
-`sweep_one_by_one` does what the words say: overwrite the stream, resume the model, read the last position's logits.
-`sweep` takes the same arguments and returns the same numbers from one pass through the layers that carries all patches
-together. It is exact, because
+`sweep_one_by_one` does what the words say: overwrite the activation, run the rest of the model, read the last position's
+logits. `sweep` takes the same arguments and returns the same numbers from one pass through the layers that carries all
+patches together. It is exact, because
 
-  - a patch at (layer, position) changes no layer below it and no position before it: it is carried as the suffix of a
+  - a patch at (layer, position) changes no layer before it and no position before it: it is carried as the suffix of a
     stream that joins the pass at its layer, and reads the keys and values of earlier positions from the base run;
   - everything but attention treats positions separately, so the rows of all patches share each matrix product;
-  - behind the last attention only the last position is read, and a logit difference needs two rows of wte;
+  - after the last attention layer only the last position matters, and a logit difference needs two rows of wte;
   - up to the first differing token both runs are the same, and a patch there is the base run itself.
 
-Read sites.py for what each patch overwrites, plan.py for the arguments, model.py for the arithmetic of both versions.
+Read sites.py and sources.py for what each patch writes, plan.py for the arguments, one_pass.py for the pass itself.
 """
 
-from itertools import groupby
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from minigpt2 import model as m
-from minigpt2.gpt2 import check_finite, quiet
+from minigpt2 import GPT2
+from minigpt2.checks import quiet
+from minigpt2.overwrite import ORDER, Overwrite, as_writes
 
 from .metrics import check_value
-from .plan import Plan
+from .one_pass import join_of, one_pass
+from .plan import Plan, Question
+from .prompts import PromptPair
+from .result import Result
+from .sources import Source
 
 
-def sweep_one_by_one(model, pair, site="resid_post", *, keep_logits=False, progress=None, **choices):
-    """The plain sweep: each patch by itself, through all blocks above it and the whole unembedding."""
-    plan = Plan(model, pair, site, **choices)
-    result = plan.result(keep_logits)
-    for done, patch in enumerate(plan.patches(), start=1):
-        stream, layer, at = plan.overwrite(patch)  # [n_seq, n_embd]
-        logits = model.resume(stream, layer, at)[-1]  # [n_vocab]
+def sweep_one_by_one(
+    model: GPT2,
+    pair: PromptPair,
+    site: str = "resid_post",
+    *,
+    direction: str | None = None,
+    metric: str | Callable = "logit_difference",
+    alpha: float = 1.0,
+    source: Source | str | Any = None,
+    layers: Sequence[int] | None = None,
+    heads: Sequence[int] | None = None,
+    positions: Sequence[int] | str | None = None,
+    window: int = 1,
+    places: Sequence[Sequence[tuple]] | None = None,
+    overwrites: Sequence[Overwrite] = (),
+    source_overwrites: Sequence[Overwrite] | None = None,
+    keep_logits: bool = False,
+    progress: Callable[[int, int], Any] | None = None,
+) -> Result:
+    """The plain sweep, with the arguments of sweep: each patch by itself, through all blocks from its layer on and the
+    whole unembedding."""
+    question = Question(
+        model, pair, site, direction=direction, alpha=alpha, source=source, layers=layers, heads=heads,
+        positions=positions, window=window, places=places, overwrites=overwrites, source_overwrites=source_overwrites,
+    )  # fmt: skip
+    plan = Plan(question, metric)
+    return over_draws(plan, lambda plan, progress: swept_one_by_one(plan, keep_logits, progress), keep_logits, progress)
+
+
+def swept_one_by_one(plan, keep_logits, progress):
+    """sweep_one_by_one, for a Plan with one draw."""
+    model, question, result = plan.model, plan.question, plan.result(keep_logits)
+    for done, patch in enumerate(question.patches(), start=1):
+        writes = as_writes(plan.overwrites(patch))
+        layer = min(writes)
+        logits = model.run_on(plan.base.resid_pre[layer], layer, merged(plan.base.writes, writes))[-1]  # [n_vocab]
         record(result, patch, plan.metric, logits)
         if progress:
-            progress(done, plan.n_patches)
+            progress(done, question.n_patches)
     return result
 
 
-def sweep(model, pair, site="resid_post", *, keep_logits=False, progress=None, **choices):
+def merged(base, own):
+    """The writes of a patch after those of the run that it is made in: where both write to one place, the patch stays."""
+    return {
+        layer: sorted([*base.get(layer, ()), *own.get(layer, ())], key=lambda write: ORDER.index(write.name))
+        for layer in {*base, *own}
+    }
+
+
+def sweep(
+    model: GPT2,
+    pair: PromptPair,
+    site: str = "resid_post",
+    *,
+    direction: str | None = None,
+    metric: str | Callable = "logit_difference",
+    alpha: float = 1.0,
+    source: Source | str | Any = None,
+    layers: Sequence[int] | None = None,
+    heads: Sequence[int] | None = None,
+    positions: Sequence[int] | str | None = None,
+    window: int = 1,
+    places: Sequence[Sequence[tuple]] | None = None,
+    overwrites: Sequence[Overwrite] = (),
+    source_overwrites: Sequence[Overwrite] | None = None,
+    keep_logits: bool = False,
+    progress: Callable[[int, int], Any] | None = None,
+) -> Result:
     """Patch every place of a site and read the metric after each, all patches in one pass through the layers.
 
-    pair is a PromptPair. The choices are direction, metric, alpha, layers, heads and positions (see plan.Question). keep_logits
-    keeps the last position's logits of every patch, n_vocab numbers each. progress(done, total) is called as it goes.
-    Returns a Result. Raises ValueError, with the remedy, for anything that cannot be patched, and FloatingPointError
-    for a patch that overflows, naming its layer.
+    What is written where:
+        site        a name of patching.SITES
+        source      what is written: by default the other text's vector of the same place; "zero", a Run, a PromptPair, or
+                    what a function of patching.sources returns (mean, noise, at, steer); of several draws of noise the
+                    result has the mean and the spread
+        direction   "denoising" writes into the corrupted run, "noising" into the clean one; by default denoising, and
+                    noising where a source is given
+        alpha       how much is written: (1 - alpha) of the run's own vector + alpha of the source's
+        layers, heads, positions   lists of indices, all by default; positions="all" patches all positions at once
+        window      how many layers around each are patched at once (Meng et al. 2022: 10)
+        places      instead of these, sets of places to patch at once: lists of (layer, position) or (layer, head, position)
+    In which model:
+        overwrites  what is overwritten in both runs throughout: the sweep is that of the overwritten model
+        source_overwrites   the same for the other text's run alone, if it is to be another list
+    What is read: metric, a name of patching.METRICS or a function of the last position's logits; keep_logits keeps these
+    logits for every patch, n_vocab numbers each. progress(done, total) is called as it goes.
+
+    Raises ValueError, with the remedy, for anything that cannot be patched, and FloatingPointError for a patch that
+    overflows, naming its layer.
     """
-    plan = Plan(model, pair, site, **choices)
-    result = plan.result(keep_logits)
+    question = Question(
+        model, pair, site, direction=direction, alpha=alpha, source=source, layers=layers, heads=heads,
+        positions=positions, window=window, places=places, overwrites=overwrites, source_overwrites=source_overwrites,
+    )  # fmt: skip
+    plan = Plan(question, metric)
+    return over_draws(plan, lambda plan, progress: swept(plan, keep_logits, progress), keep_logits, progress)
+
+
+def swept(plan, keep_logits, progress):
+    """sweep, for a Plan with one draw."""
+    model, question, result = plan.model, plan.question, plan.result(keep_logits)
     tokens = None if keep_logits else plan.metric.tokens
     done = 0
     for batch in batches(plan):
-        arrivals = [arrival for patch in batch if (arrival := arrive(plan, patch))]
-        with quiet():  # check_finite speaks instead
+        arrivals = [arrival for patch in batch if (arrival := join_of(plan, patch))]
+        with quiet():  # check_finite reports it instead
             carried = one_pass(model, plan.base, arrivals)
         for some, resid in in_groups(*carried):
             for arrival, logits in zip(some, plan.logits(resid, tokens)):
                 record(result, arrival.patch, plan.metric, logits, tokens)
         done += len(batch)
         if progress:
-            progress(done, plan.n_patches)
+            progress(done, question.n_patches)
     return result
+
+
+def over_draws(plan, run, keep_logits=False, progress=None):
+    """run(plan, progress), or of a random source the mean of it over the draws, with their spread: the standard deviation
+    with n - 1."""
+    plans = plan.draws()
+    if len(plans) == 1:
+        return run(plan, progress)
+    if keep_logits:
+        raise ValueError(
+            f"keep_logits keeps the logits of one patch, and here each has {len(plans)} draws: ask for n=1"
+        )
+    shown = [
+        progress and (lambda done, total, i=i: progress(i * total + done, len(plans) * total))
+        for i in range(len(plans))
+    ]
+    results = [run(*each) for each in zip(plans, shown)]
+    values = np.stack([result.values for result in results])
+    return replace(results[0], values=values.mean(axis=0), spread=values.std(axis=0, ddof=1))
 
 
 def record(result, patch, metric, logits, tokens=None):
@@ -74,117 +178,6 @@ def record(result, patch, metric, logits, tokens=None):
 
 def place(result, patch):
     return ", ".join(f"{axis} {chosen[i]}" for (axis, chosen), i in zip(result.axes.items(), patch.index))
-
-
-class Arrival(NamedTuple):
-    """A patch as it joins the pass: the changed stream from row `first` on."""
-
-    patch: tuple
-    layer: int
-    at: str
-    first: int
-    rows: np.ndarray  # [n_seq - first, n_embd]
-
-
-def arrive(plan, patch):
-    """The Arrival of a patch, or None where its value is the base run's because nothing that is read changes."""
-    masked = patch.rest[1:] and patch.rest[1] >= patch.at.stop  # an entry of a pattern, which is 0 in both runs
-    if masked or patch.at.stop <= plan.tokens.first_difference:
-        return None
-    stream, layer, at = plan.overwrite(patch)  # [n_seq, n_embd]
-    n_layer, n_seq = plan.model.config.n_layer, len(stream)
-    if layer < n_layer - (at == "resid_mid"):
-        return Arrival(patch, layer, at, patch.first, stream[patch.first :].copy())
-    unpatched = plan.base.resid_post if layer == n_layer else plan.base.resid_mid
-    if np.array_equal(stream[-1], unpatched[-1, -1]):
-        return None
-    return Arrival(
-        patch, layer, at, n_seq - 1, stream[-1:].copy()
-    )  # behind the last attention only the last row is read
-
-
-def one_pass(model, base, arrivals):
-    """Carry changed streams through the layers together, each from where it joins.
-
-    base is the Run that was patched. Returns the arrivals in a new order and, in the same order, their last rows behind
-    the last block, [n_patches, n_embd].
-    """
-    c, eps, streams = model.config, model.config.layer_norm_epsilon, Streams(len(base.tokens))
-    for layer, h in enumerate(model.weights.h):
-        if streams.join(a for a in arrivals if (a.layer, a.at) == (layer, "resid_pre")):
-            last_only = layer == c.n_layer - 1  # behind the last attention only the last position is read
-            x = m.linear(m.layer_norm(streams.rows, *h.ln_1, eps), *h.attn.c_attn)  # [n_rows, 3 * n_embd]
-            z = [
-                attend_behind(group[0].first, part, base.k[layer], base.v[layer], last_only)
-                for group, part in streams.split(x)
-            ]
-            if last_only:
-                streams.keep_last_row()
-            streams.rows += m.linear(np.concatenate(z), *h.attn.c_proj)
-        if streams.join(a for a in arrivals if (a.layer, a.at) == (layer, "resid_mid")):
-            streams.rows += m.mlp(m.layer_norm(streams.rows, *h.ln_2, eps), *h.mlp)
-            check_finite(streams.rows, f"the residual stream overflowed {model.dtype} in layer {layer}")
-    streams.join(a for a in arrivals if a.layer == c.n_layer)
-    return streams.members, streams.rows
-
-
-def attend_behind(first, qkv, base_k, base_v, last_only):
-    """Attention of changed suffixes that begin at position `first`, behind the base run's keys and values of the others.
-
-    qkv [n_patches, n_seq - first, 3 * n_embd]; base_k, base_v [n_head, n_seq, d_head]. The queries are the last of n_seq
-    positions, which is how model.causal_mask counts them. Returns z as rows, [n_patches * n_queries, n_embd].
-    """
-    q, k, v = m.split_qkv(qkv, len(base_k))  # [n_patches, n_head, n_seq - first, d_head]
-    k, v = behind(base_k[:, :first], k), behind(base_v[:, :first], v)  # [n_patches, n_head, n_seq, d_head]
-    z = m.merge_heads(m.attend_in_blocks(q[..., -1:, :] if last_only else q, k, v))
-    return z.reshape(-1, z.shape[-1])
-
-
-def behind(prefix, suffixes):
-    """The same prefix [n_head, first, d_head] in front of each patch's suffix."""
-    first = prefix.shape[-2]
-    whole = np.empty((*suffixes.shape[:-2], first + suffixes.shape[-2], suffixes.shape[-1]), suffixes.dtype)
-    whole[..., :first, :], whole[..., first:, :] = prefix, suffixes
-    return whole
-
-
-class Streams:
-    """The changed streams under way, as one matrix `rows` [n_rows, n_embd].
-
-    `members` are their arrivals in the order of the rows: sorted by the position they begin at, so that those that begin
-    together lie together and their attention is one call.
-    """
-
-    def __init__(self, n_seq):
-        self.n_seq, self.members, self.rows = n_seq, [], None
-
-    def join(self, arrivals):
-        """Let in those that enter here. Returns whether any stream is under way."""
-        arrivals = list(arrivals)
-        if arrivals:
-            parts = [(member, member.rows) for member in arrivals]
-            for group, part in self.split(self.rows):
-                parts += zip(group, part)
-            parts.sort(key=lambda part: part[0].first)
-            self.members = [member for member, _ in parts]
-            self.rows = np.concatenate([rows for _, rows in parts])
-        return bool(self.members)
-
-    def split(self, rows):
-        """Cut a matrix with a row for each of self.rows into the groups of members that begin together, each with its
-        part of the matrix, [n_patches, n_seq - first, n]."""
-        start = 0
-        for first, group in groupby(self.members, key=lambda member: member.first):
-            group = list(group)
-            stop = start + len(group) * (self.n_seq - first)
-            yield group, rows[start:stop].reshape(len(group), self.n_seq - first, -1)
-            start = stop
-
-    def keep_last_row(self):
-        """Drop all rows but each stream's last."""
-        ends = np.cumsum([self.n_seq - member.first for member in self.members])
-        self.rows = self.rows[ends - 1]
-        self.members = [member._replace(first=self.n_seq - 1) for member in self.members]
 
 
 def in_groups(members, rows, n=128):
@@ -201,8 +194,8 @@ def batches(plan, budget=96 << 20):
     n_seq = len(plan.tokens.clean)
     number = plan.model.config.n_embd * np.dtype(plan.model.dtype).itemsize
     batch, size = [], 0
-    for patch in plan.patches("position"):
-        needs = (16 * (n_seq - patch.first) + 2 * n_seq) * number
+    for patch in plan.question.patches("position"):
+        needs = (16 * (n_seq - plan.first_row(patch)) + 2 * n_seq) * number
         if batch and size + needs > budget:
             yield batch
             batch, size = [], 0

@@ -112,7 +112,7 @@ def test_pictures_are_written(call, tmp_path):
         ([""], "the text is empty"),
         (["x" * 61], "61 tokens do not fit"),
         (["x" * 40, "--generate", "21"], "40 tokens and 21 new ones do not fit"),
-        (["x", "--generate", "-1"], "from 0 up, got -1"),
+        (["x", "--generate", "-1"], "at least 0, got -1"),
         (["x", "--generate", "5", "--temperature", "0", "--top-k", "3"], "temperature 0 draws nothing"),
         (["x", "--top", "0"], "--top must be from 1 to the 264 tokens"),
         (["x", "--lens", "/dev/null/a.png"], "cannot write /dev/null/a.png"),

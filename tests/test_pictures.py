@@ -239,6 +239,13 @@ def test_a_large_map_is_one_image():
     assert np.array_equal(image.get_array(), result.values)
 
 
+def test_many_bars_are_one_collection():
+    values = np.random.default_rng(0).random(900)
+    ax = figure.figure(made(values, site="attn_out", axes=("layer",))).axes[0]
+    (bars,) = [c for c in ax.collections if len(c.get_segments()) == 900]
+    assert np.allclose([segment[1][0] for segment in bars.get_segments()], 5 - 10 * values) and not ax.patches
+
+
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux says there how much memory was used at most")
 def test_a_large_map_takes_little_memory(tmp_path):
     save.save(large(500, 500), tmp_path / "x")

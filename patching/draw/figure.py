@@ -256,9 +256,11 @@ def draw_bars(ax, panel, scale, cmap, results):
     """A single column as bars from the value of the run that was patched, layer 0 on top."""
     values, at = scale.of(panel)[:, 0], range(len(panel.rows))
     mesh_colour = [cmap(0.5 + 0.5 * (value - scale.centre) / scale.half) for value in values]
-    ax.barh(
-        at, values - scale.centre, left=scale.centre, color=mesh_colour, height=0.75, edgecolor="0.4", linewidth=0.4
-    )
+    if len(at) <= style.MOST_LINES:
+        left, length = scale.centre, values - scale.centre
+        ax.barh(at, length, left=left, color=mesh_colour, height=0.75, edgecolor="0.4", linewidth=0.4)
+    else:  # a Rectangle each would take seconds
+        ax.hlines(at, scale.centre, values, color=mesh_colour, linewidth=0.6)
     ax.axvline(scale.centre, color="black", linewidth=0.8)
     ax.set_yticks(tick_indices(panel, "y"), tick_labels(panel, "y"))
     ax.invert_yaxis()
