@@ -87,7 +87,7 @@ def test_the_bar_names_the_metric_and_marks_both_runs():
 def test_the_heading_names_site_direction_and_model():
     text = figure.figure(replace(published(0), model="/some/where/my-model"))._suptitle.get_text()
     assert text.splitlines() == [
-        "Activation patching of resid_post (the residual stream behind each layer)",
+        "Activation patching of resid_post (the residual stream after each layer)",
         "my-model, denoising: clean vectors written into the corrupted run",
         "clean -4.12, corrupted 5.66",
     ]

@@ -1,6 +1,6 @@
 """What a figure of results shows, before anything is drawn: its maps, their one scale of colour, places and labels.
 
-plot.py draws them; the terminal shows the same maps. Nothing here needs matplotlib.
+figure.py draws them; the terminal shows the same maps. Nothing here needs matplotlib.
 """
 
 import math
