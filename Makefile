@@ -35,6 +35,7 @@ figures: .venv/ready
 	$(BIN)/python -m patching.demo --model bundled --attribution
 	$(BIN)/python -m minigpt2 --model bundled "Michelle Jones was a top-notch student. Michelle" \
 		--pattern 4 2 figures/surname_pattern_4.2_bundled.png
+	$(BIN)/python examples/published_map.py
 
 clean:
 	rm -rf .venv .venv-oldest build *.egg-info .pytest_cache .hypothesis

@@ -52,13 +52,9 @@ class Result:
 
     def _repr_png_(self):
         """The heatmap, which a notebook shows for a result. The one import upwards, and only when a notebook asks."""
-        from io import BytesIO
-
         from .draw.figure import figure
 
-        picture = BytesIO()
-        figure(self).savefig(picture, format="png", dpi=100)
-        return picture.getvalue()
+        return figure(self)._repr_png_()
 
     @property
     def base(self) -> str:
@@ -117,7 +113,11 @@ class Result:
             return f"{axis} {index}"
         return f"{index} {self.token_label(index)}"
 
+    def tokens_at(self, position) -> tuple:
+        """The label of the token at a position, or both labels where the texts differ."""
+        both = self.clean_labels[position], self.corrupted_labels[position]
+        return both if position in self.tokens.differing else both[:1]
+
     def token_label(self, position) -> str:
         """ "␣was", or "␣Jones → ␣Smith" where the two texts differ."""
-        clean, corrupted = self.clean_labels[position], self.corrupted_labels[position]
-        return f"{clean} → {corrupted}" if position in self.tokens.differing else clean
+        return " → ".join(self.tokens_at(position))

@@ -24,6 +24,9 @@ from .sites import SITES
 FORMAT = 1
 LARGEST = 1e100  # of a number in a result; matplotlib's scales end before floats do
 UNPACKED = 256 << 20  # bytes that any file may unpack to; a larger one (of logits) to 20 times its size
+MOST_CELLS = 5_000_000  # of a map; 48 layers x 25 heads x 1,024 positions are a million
+MOST = {"layer": 1000, "head": 1000, "position": 50_000, "source": 50_000}  # entries of an axis
+LONGEST = 100_000  # characters of a name or a label
 ARRAYS = ("values", "logits", "spread")
 SUFFIXES = (".npz", ".json", ".csv")
 KINDS = {  # of every other field of Result as JSON has it; the check of a file that someone may have edited
@@ -110,7 +113,12 @@ def versions():
 
 
 def load(path):
-    """Read a Result from a .npz that save() wrote. Raises ValueError for a file that is not one, OSError for none."""
+    """Read a Result from a .npz that save() wrote, by the path that save() was given, with or without its suffix.
+
+    Raises ValueError for a file that is not one, OSError for none.
+    """
+    path = Path(path)
+    path = path if path.suffix in SUFFIXES or path.is_file() else paths(path)[0]
     with open_file(path) as opened:
         try:
             check_zip(path, opened)
@@ -172,6 +180,8 @@ def find_fault(about, arrays):
             return f"{name} is missing"
         if not isinstance(about[name], (int, float) if kind is float else kind) or isinstance(about[name], bool):
             return f"{name} is {about[name]!r:.40}"
+    if fault := find_excess(about, arrays):
+        return fault
     if about["direction"] not in ("denoising", "noising"):
         return f"direction is {about['direction']!r}"
     values = arrays.get("values")
@@ -220,6 +230,22 @@ def wrong_axes(about, shape):
 def wrong_spread(spread, values):
     right = spread is None or spread.shape == values.shape and (spread >= 0).all()
     return None if right else "its spread is not a number of at least 0 for each value"
+
+
+def find_excess(about, arrays):
+    """The first thing that is larger than any result is, as a phrase, or None: it would take minutes to draw."""
+    texts = {name: [value] for name, value in about.items() if isinstance(value, str)}
+    texts |= {name: value for name, value in about.items() if name.endswith("_labels")}
+    for name, some in texts.items():
+        longest = max((len(text) for text in some if isinstance(text, str)), default=0)
+        if longest > LONGEST:
+            return f"its {name} has {longest} characters, and {LONGEST} are allowed"
+    for axis, chosen in about["axes"].items():
+        if isinstance(chosen, list) and len(chosen) > MOST.get(axis, LONGEST):
+            return f"its {axis} axis has {len(chosen)} entries, and {MOST.get(axis, LONGEST)} are allowed"
+    if "values" in arrays and arrays["values"].size > MOST_CELLS:
+        return f"its map has {arrays['values'].size} cells, and {MOST_CELLS} are allowed"
+    return None
 
 
 def possible_axes(axes):

@@ -187,18 +187,18 @@ def write_files(args, pair, results, titles, views, both):
     from ..draw import figure
 
     path = Path(args.out or picture_path(args, pair, results[0]))
-    command = shlex.join(["python", "-m", "patching.demo", *sys.argv[1:]])
+    command, numbers = shlex.join(["python", "-m", "patching.demo", *sys.argv[1:]]), []
+    if args.save:  # before the pictures: nothing that goes wrong in drawing costs the numbers
+        stem = path.with_suffix("")
+        for result, title in zip(results, titles):
+            numbers += save.paths(save.save(result, f"{stem}_{title}" if title else stem, command))
     pictures = {path: figure.compared(*results) if args.attribution else figure.figure(results, titles)}
     for view in views:
         for name, fig in zip(("clean", "corrupted"), view.figures()):
             pictures[path.with_name(f"{path.stem}_{view.name}_{name}{path.suffix}")] = fig
-    files = list(pictures)
     for file, fig in pictures.items():
         figure.write(fig, file)
-    if args.save:
-        stem = path.with_suffix("")
-        for result, title in zip(results, titles):
-            files += save.paths(save.save(result, f"{stem}_{title}" if title else stem, command))
+    files = [*pictures, *numbers]
     if args.report:
         from ..page import report
 
