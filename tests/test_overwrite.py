@@ -2,6 +2,8 @@
 runs, generation and backward passes, against a forward pass that shares no line with minigpt2 and against Hugging Face's.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from models import ODD, plain_forward, random_model, random_tokens, random_weights
@@ -30,8 +32,18 @@ def rows_of(o, n_head, n_seq):
     return [((i, j), (head, position)) for i, head in enumerate(heads) for j, position in enumerate(positions)]
 
 
+def value_of_resid_pre(o):
+    return o.value.resid_pre[o.layer][slice(None) if o.positions is None else o.positions] if hasattr(o.value, "activation") else o.value
+
+
 def by_hand(overwrites, config=ODD, seen=None):
-    """The overwrites as plain_forward takes them; seen is filled with every activation as it then stood."""
+    """The overwrites as plain_forward takes them; seen is filled with every activation as it then stood. A resid_pre is the
+    resid_post of the layer before, and written there, so that both are seen as they are in a Run."""
+    overwrites = [
+        replace(o, layer=o.layer % config.n_layer - 1, name="resid_post", value=value_of_resid_pre(o))
+        if o.name == "resid_pre" and o.layer % config.n_layer else o
+        for o in overwrites
+    ]  # fmt: skip
 
     def overwrite(name, layer, x):
         x = np.array(x)
