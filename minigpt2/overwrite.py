@@ -175,7 +175,9 @@ def prepare_one(overwrite, model, n_seq):
         )
     )
     if n_seq is None and positions is not None and np.min(overwrite.positions) < 0:
-        raise ValueError(f"position {np.min(overwrite.positions)} has no meaning in a text that grows: count from its start")
+        raise ValueError(
+            f"position {np.min(overwrite.positions)} has no meaning in a text that grows: count from its start"
+        )
     value = written_value(overwrite, heads, positions, n_seq)
     shape = written_shape(overwrite, heads, positions, c, n_seq)
     return Write(name, heads, positions, checked_value(overwrite, value, shape, model.dtype), bool(overwrite.add))
@@ -239,4 +241,6 @@ def check_ahead(writes, layer, at):
     for written, some in writes.items():
         for write in some:
             if (written, ORDER.index(write.name)) < (layer, ORDER.index(at)):
-                raise ValueError(f"{write.name} of layer {written} is not on the way of a stream that enters layer {layer} at {at}")
+                raise ValueError(
+                    f"{write.name} of layer {written} is not on the way of a stream that enters layer {layer} at {at}"
+                )

@@ -79,9 +79,7 @@ def first_order(plan, layer, gradients):
     if len(question.site.axes) == 2:
         new = plan.vectors(name, layer, None)
     else:
-        new = np.stack(
-            [np.broadcast_to(plan.vectors(name, layer, i), own.shape[1:]) for i in range(len(own))]
-        )
+        new = np.stack([np.broadcast_to(plan.vectors(name, layer, i), own.shape[1:]) for i in range(len(own))])
     effect = gradients[name] * question.alpha * (new - own)
     return effect if "source" in question.axes else effect.sum(axis=-1)
 

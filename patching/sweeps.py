@@ -157,8 +157,13 @@ def over_draws(plan, run, keep_logits=False, progress=None):
     if len(plans) == 1:
         return run(plan, progress)
     if keep_logits:
-        raise ValueError(f"keep_logits keeps the logits of one patch, and here each has {len(plans)} draws: ask for n=1")
-    shown = [progress and (lambda done, total, i=i: progress(i * total + done, len(plans) * total)) for i in range(len(plans))]
+        raise ValueError(
+            f"keep_logits keeps the logits of one patch, and here each has {len(plans)} draws: ask for n=1"
+        )
+    shown = [
+        progress and (lambda done, total, i=i: progress(i * total + done, len(plans) * total))
+        for i in range(len(plans))
+    ]
     results = [run(*each) for each in zip(plans, shown)]
     values = np.stack([result.values for result in results])
     return replace(results[0], values=values.mean(axis=0), spread=values.std(axis=0, ddof=1))

@@ -19,8 +19,8 @@ import pytest
 from models import ODD, random_model, random_tokens
 
 from minigpt2 import Overwrite, backward, overwrite
-from minigpt2.generate import generate
 from minigpt2 import model as m
+from minigpt2.generate import generate
 from patching import SITES, PromptPair, attribute, sweep, sweep_one_by_one
 
 N_SEQ = 5

@@ -2,6 +2,7 @@
 runs, generation and backward passes, against a forward pass that shares no line with minigpt2 and against Hugging Face's.
 """
 
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -33,7 +34,11 @@ def rows_of(o, n_head, n_seq):
 
 
 def value_of_resid_pre(o):
-    return o.value.resid_pre[o.layer][slice(None) if o.positions is None else o.positions] if hasattr(o.value, "activation") else o.value
+    return (
+        o.value.resid_pre[o.layer][slice(None) if o.positions is None else o.positions]
+        if hasattr(o.value, "activation")
+        else o.value
+    )
 
 
 def by_hand(overwrites, config=ODD, seen=None):
@@ -80,11 +85,15 @@ def random_overwrites(rng, n, config=ODD, n_seq=N_SEQ, runs=(), names=ORDER):
         if places & taken:
             continue
         taken |= places
-        size = {"pattern": n_seq, "result": config.n_embd}.get(name, config.d_head if name in BY_HEAD else config.n_embd)
+        size = {"pattern": n_seq, "result": config.n_embd}.get(
+            name, config.d_head if name in BY_HEAD else config.n_embd
+        )
         shape = (n_seq if positions is None else len(positions), size)
         if name in BY_HEAD:
             shape = (config.n_head if heads is None else len(heads), *shape)
-        kind = rng.choice(["number", "vector", "column", "array", "run"] if runs else ["number", "vector", "column", "array"])
+        kind = rng.choice(
+            ["number", "vector", "column", "array", "run"] if runs else ["number", "vector", "column", "array"]
+        )
         value = {
             "number": lambda: float(rng.standard_normal()),
             "vector": lambda: rng.standard_normal(size),
@@ -194,44 +203,41 @@ STEERING = {
 }
 
 
-@pytest.mark.parametrize("overwrites", STEERING.values(), ids=STEERING)
-def test_generation_with_a_cache_is_generation_without(model, overwrites):
-    cached, plain = (list(make(model, TOKENS, 8, overwrites=overwrites)) for make in (generate, generate_plain))
-    assert cached == plain
-    text = list(TOKENS)
-    for token in cached:  # and what a forward pass of one's own says
-        grown = [o for o in overwrites if o.positions is None or max(o.positions) < len(text)]
-        early = [o for o in overwrites if o not in grown and min(o.positions) < len(text)]
-        early = [Overwrite(o.layer, o.name, o.value, o.heads, [p for p in o.positions if p < len(text)]) for o in early]
-        logits = plain_forward(text, model.weights, ODD, by_hand(grown + early))[-1]
-        assert logits.argmax() == token
-        text.append(token)
-
-
-def logits_read(monkeypatch, make, *arguments, **choices):
-    from minigpt2 import generate as module
-
-    seen = []
-    monkeypatch.setattr(module, "choose", lambda logits, *_: seen.append(logits.copy()) or int(logits.argmax()))
-    list(make(*arguments, **choices))
+def read_logits(model, text, make, n, overwrites):
+    """The logits that generation chooses its n tokens from, [n, n_vocab]."""
+    seen, module = [], sys.modules["minigpt2.generate"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "choose", lambda logits, *_: seen.append(logits.copy()) or int(logits.argmax()))
+        list(make(model, text, n, overwrites=overwrites))
     return np.array(seen)
 
 
-@pytest.mark.parametrize("overwrites", STEERING.values(), ids=STEERING)
-def test_the_cache_gives_the_logits_of_the_whole_text(model, monkeypatch, overwrites):
+@pytest.mark.parametrize("overwrites", STEERING)
+def test_generation_reads_what_the_whole_text_gives(model, overwrites):
+    """With a cache, without one, and by a forward pass of one's own over the text as it grows."""
+    overwrites, text = STEERING[overwrites], list(TOKENS)
     cached, plain, without = (
-        logits_read(monkeypatch, make, model, TOKENS, 8, overwrites=some)
+        read_logits(model, TOKENS, make, 8, some)
         for make, some in ((generate, overwrites), (generate_plain, overwrites), (generate, []))
     )
     close(cached, plain)
     assert abs(cached[0] - without[0]).max() > 1e-3 or abs(cached[-1] - without[-1]).max() > 1e-3
+    for read in cached:
+        grown = [o for o in overwrites if o.positions is None or max(o.positions) < len(text)]
+        early = [o for o in overwrites if o not in grown and min(o.positions) < len(text)]
+        early = [Overwrite(o.layer, o.name, o.value, o.heads, [p for p in o.positions if p < len(text)]) for o in early]
+        logits = plain_forward(text, model.weights, ODD, by_hand(grown + early))[-1]
+        close(read, logits)
+        text.append(int(read.argmax()))
 
 
 # Gradients
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("name", ["resid_pre", "q", "k", "v", "pattern", "z", "attn_out", "resid_mid", "mlp_out", "resid_post"])
+@pytest.mark.parametrize(
+    "name", ["resid_pre", "q", "k", "v", "pattern", "z", "attn_out", "resid_mid", "mlp_out", "resid_post"]
+)
 def test_gradients_under_overwrites_are_central_differences(model, name, seed):
     """Of each value as it stands after the overwriting: moving it by hand moves the logits by its gradient."""
     rng, step = np.random.default_rng(seed), 1e-5

@@ -40,7 +40,9 @@ def lens_zero(base, target, name, layer):
     h, heads = MODEL.weights.h[layer], []
     for head in range(ODD.n_head):
         columns = slice(2 * 14 + 7 * head, 2 * 14 + 7 * (head + 1))
-        constant = [sum(h.ln_1.bias[i] * h.attn.c_attn.weight[i, j] for i in range(14)) for j in range(*columns.indices(42))]
+        constant = [
+            sum(h.ln_1.bias[i] * h.attn.c_attn.weight[i, j] for i in range(14)) for j in range(*columns.indices(42))
+        ]
         heads.append(np.array(constant) + h.attn.c_attn.bias[columns])
     return np.array(heads)[:, None] + 0 * base[name, layer]
 
@@ -53,7 +55,7 @@ SOURCES = {  # what sweep is given, and what is written by hand: (base run, targ
     "other run": (None, lambda base, target, name, layer: target[name, layer]),
     "zero": ("zero", lambda base, target, name, layer: 0 * base[name, layer]),
     "TransformerLens's zero": ("transformer_lens zero", lens_zero),
-    "mean": (sources.mean(TEXTS), lambda base, target, name, layer: of_texts(name, layer).mean(axis=0)),
+    "mean": (lambda: sources.mean(TEXTS), lambda base, target, name, layer: of_texts(name, layer).mean(axis=0)),
     "mean over positions": (
         sources.mean(TEXTS, per_position=False),
         lambda base, target, name, layer: of_texts(name, layer).mean(axis=(0, -2), keepdims=True)[0] + 0 * base[name, layer],
@@ -75,7 +77,13 @@ SOURCES = {  # what sweep is given, and what is written by hand: (base run, targ
 
 
 def source_for(given, site):
-    return given[{"pattern": N_SEQ}.get(SITES[site].activation, 7 if site in HEAD_SITES else 14)] if isinstance(given, dict) else given
+    if callable(given):
+        return given()
+    return (
+        given[{"pattern": N_SEQ}.get(SITES[site].activation, 7 if site in HEAD_SITES else 14)]
+        if isinstance(given, dict)
+        else given
+    )
 
 
 def some_overwrites(seed, n=10, runs=()):
@@ -89,6 +97,15 @@ def cells(site):
     """Every single place of a site, by the index of its value."""
     shape = (3, 2, N_SEQ) if site in HEAD_SITES else (3, N_SEQ)
     return list(np.ndindex(*shape, N_SEQ) if site == "pattern_entry" else np.ndindex(shape))
+
+
+SOME = dict(layers=[0, 2], positions=[1, 4])
+
+
+def some_cells(site):
+    return [
+        at for at in cells(site) if at[0] in SOME["layers"] and at[2 if site in HEAD_SITES else 1] in SOME["positions"]
+    ]
 
 
 def defined(site, sets, written, *, noising=True, alpha=1.0, overwrites=(), source_overwrites=()):
@@ -121,7 +138,9 @@ def check(site, sets, written, alpha=1.0, direction="noising", overwrites=(), so
         site, sets, written, noising=direction == "noising", alpha=alpha, overwrites=overwrites,
         source_overwrites=overwrites if source_overwrites is None else source_overwrites,
     )  # fmt: skip
-    asked = dict(direction=direction, alpha=alpha, overwrites=overwrites, source_overwrites=source_overwrites, **choices)
+    asked = dict(
+        direction=direction, alpha=alpha, overwrites=overwrites, source_overwrites=source_overwrites, **choices
+    )
     for some_sweep in (sweep, sweep_one_by_one):
         result = some_sweep(MODEL, PAIR, site, **asked)
         np.testing.assert_allclose(result.values.ravel(), expected, rtol=0, atol=ROUNDING * max(1, abs(expected).max()))
@@ -140,14 +159,21 @@ def test_every_source_writes_what_it_says(site, name):
         with pytest.raises(ValueError, match="a pattern has no mean over positions"):
             sweep(MODEL, PAIR, site, source=given)
         return
-    result = check(site, [[at] for at in cells(site)], written, source=source_for(given, site))
+    result = check(site, [[at] for at in some_cells(site)], written, source=source_for(given, site), **SOME)
     assert result.direction == "noising" and (result.source == "the other run") == (name == "other run")
 
 
 def test_a_source_is_written_into_the_clean_run_unless_something_else_is_asked_for():
     assert sweep(MODEL, PAIR).direction == "denoising"
     assert sweep(MODEL, PAIR, source="zero").direction == "noising"
-    check("z", [[at] for at in cells("z")], SOURCES["mean"][1], direction="denoising", source=SOURCES["mean"][0], alpha=0.4)
+    check(
+        "z",
+        [[at] for at in cells("z")],
+        SOURCES["mean"][1],
+        direction="denoising",
+        source=sources.mean(TEXTS),
+        alpha=0.4,
+    )
 
 
 @pytest.mark.parametrize("site", SITES)
@@ -165,8 +191,9 @@ def test_before_the_first_difference_a_zero_changes_something(site):
 def test_a_sweep_inside_an_overwritten_model(site, seed):
     overwrites = some_overwrites(seed, runs=[MODEL.run(TEXTS[0])])
     other = [None, [], some_overwrites(seed + 10)][seed]
-    single = [[at] for at in cells(site)]
+    single = [[at] for at in (some_cells(site) if site == "pattern_entry" else cells(site))]
     choices = dict(direction=["denoising", "noising"][seed % 2], alpha=[1, 0.6, 1][seed])
+    choices |= SOME if site == "pattern_entry" else {}
     check(site, single, SOURCES["other run"][1], overwrites=overwrites, source_overwrites=other, **choices)
     if site != "pattern_entry":
         check(site, single, SOURCES["zero"][1], overwrites=overwrites, source="zero")
@@ -177,7 +204,8 @@ def test_every_source_inside_an_overwritten_model(name):
     overwrites = some_overwrites(9)
     for site in ("v", "pattern", "mlp_out"):
         given, written = SOURCES[name]
-        check(site, [[at] for at in cells(site)], written, overwrites=overwrites, source=source_for(given, site))
+        asked = dict(overwrites=overwrites, source=source_for(given, site), **SOME)
+        check(site, [[at] for at in some_cells(site)], written, **asked)
 
 
 def test_the_other_runs_overwrites_alone_make_a_difference_before_the_first_different_token():
@@ -211,7 +239,7 @@ def test_a_window_is_its_layers_patched_together(site, size):
     sets = [[(layer, *at) for layer in window(at_layer, size)] for at_layer, *at in cells(site)]
     check(site, sets, SOURCES["other run"][1], window=size, alpha=0.8)
     overwrites = some_overwrites(size, 8)
-    check(site, sets, SOURCES["mean"][1], window=size, source=SOURCES["mean"][0], overwrites=overwrites)
+    check(site, sets, SOURCES["mean"][1], window=size, source=sources.mean(TEXTS), overwrites=overwrites)
 
 
 def random_sets(site, rng, n=12):
@@ -286,7 +314,9 @@ def test_noise_is_the_mean_and_the_spread_of_its_draws(site):
         assert result.spread.max() > 1e-3 and result.source == "noise of 0.5, 4 draws"
         assert calls[-1] == (4 * draws[0].size,) * 2 and calls == sorted(calls)
     estimates = [attribute(MODEL, PAIR, site, source=draw).values for draw in source.draws]
-    np.testing.assert_allclose(attribute(MODEL, PAIR, site, source=source).values, sum(estimates) / 4, rtol=0, atol=ROUNDING)
+    np.testing.assert_allclose(
+        attribute(MODEL, PAIR, site, source=source).values, sum(estimates) / 4, rtol=0, atol=ROUNDING
+    )
 
 
 def test_a_seed_draws_the_same_noise_and_another_seed_another():
@@ -306,7 +336,9 @@ def test_noise_has_the_scale_that_it_says():
             for draw in sources.noise(scale, n=40).draws for layer in range(3) for name in ("resid_pre", "mlp_out")
         ]  # fmt: skip
         off = np.array(off)
-        assert abs(off.std() / expected - 1) < 4 / (2 * off.size) ** 0.5 and abs(off.mean()) < 4 * expected / off.size**0.5
+        assert (
+            abs(off.std() / expected - 1) < 4 / (2 * off.size) ** 0.5 and abs(off.mean()) < 4 * expected / off.size**0.5
+        )
         assert len(np.unique(off)) == off.size  # no two places or draws have the same noise
 
 
@@ -380,7 +412,9 @@ def transformer_lens(folded):
 
 @pytest.mark.reference
 @pytest.mark.parametrize("convention", ["raw", "transformer_lens"])
-@pytest.mark.parametrize("site, hook", [("v", "attn.hook_v"), ("z", "attn.hook_z"), ("q", "attn.hook_q"), ("k", "attn.hook_k")])
+@pytest.mark.parametrize(
+    "site, hook", [("v", "attn.hook_v"), ("z", "attn.hook_z"), ("q", "attn.hook_q"), ("k", "attn.hook_k")]
+)
 def test_zero_is_transformer_lens_own(site, hook, convention):
     torch = pytest.importorskip("torch")
     lens = transformer_lens(convention == "transformer_lens")
@@ -400,5 +434,7 @@ def test_zero_is_transformer_lens_own(site, hook, convention):
         theirs[index] = logits[ANSWERS[1]] - logits[ANSWERS[0]]
     # it folds its weights in float32, which moves its logits by 1e-8 before anything is zeroed
     assert abs(ours - theirs).max() <= (1e-10 if convention == "raw" else 1e-6)
-    raw, folded = (sweep(MODEL, PAIR, site, source=sources.zero(c), **choices).values for c in ("raw", "transformer_lens"))
+    raw, folded = (
+        sweep(MODEL, PAIR, site, source=sources.zero(c), **choices).values for c in ("raw", "transformer_lens")
+    )
     assert (abs(raw - folded).max() > 1e-3) == (site in ("v", "z"))
