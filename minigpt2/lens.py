@@ -91,7 +91,8 @@ def likeliest(logits, top):
 class Attribution:
     """What everything that wrote into one position's stream adds to logit(plus) - logit(minus).
 
-    embedding, position_embedding, heads, attn_bias, mlp and ln_f_bias sum to `total`, the model's own logit difference.
+    embedding, position_embedding, heads, attn_bias, mlp, ln_f_bias and overwritten sum to `total`, the model's own logit
+    difference.
     """
 
     run: Run
@@ -105,6 +106,7 @@ class Attribution:
     attn_bias: np.ndarray  # [n_layer]: c_proj's bias, which belongs to no head
     mlp: np.ndarray  # [n_layer]
     ln_f_bias: float
+    overwritten: float = 0.0  # what overwrites of the stream itself, of a head's result or of a layer's sum put in
 
     def __repr__(self):
         terms = sorted(self.terms, key=lambda term: -abs(term[1]))[:4]
@@ -128,7 +130,8 @@ class Attribution:
         for layer, heads in enumerate(self.heads):
             terms += [(f"head {layer}.{head}", float(value)) for head, value in enumerate(heads)]
             terms += [(f"attn {layer} bias", float(self.attn_bias[layer])), (f"mlp {layer}", float(self.mlp[layer]))]
-        return [*terms, ("ln_f bias", self.ln_f_bias)]
+        terms.append(("ln_f bias", self.ln_f_bias))
+        return [*terms, ("overwritten", self.overwritten)] if self.run.overwrites else terms
 
 
 def direct_logit_attribution(run, plus, minus, position=-1):
@@ -157,12 +160,13 @@ def direct_logit_attribution(run, plus, minus, position=-1):
     rows = [h.attn.c_proj.weight @ reads for h in weights.h]  # n_layer of [n_embd]: what each column of z adds
     z = run.z[:, :, position]  # [n_layer, n_head, d_head]
     total = m.layer_norm(resid, *weights.ln_f, c.layer_norm_epsilon) @ direction
-    return Attribution(
-        run, plus, minus, position, float(total),
+    parts = dict(
         embedding=float(weights.wte[run.tokens[position]] @ reads),
         position_embedding=float(weights.wpe[position] @ reads),
         heads=read_only((z * np.reshape(rows, z.shape)).sum(axis=-1)),
         attn_bias=read_only(np.array([h.attn.c_proj.bias @ reads for h in weights.h])),
         mlp=read_only(run.mlp_out[:, position] @ reads),
         ln_f_bias=float(weights.ln_f.bias @ direction),
-    )  # fmt: skip
+    )
+    rest = float(total) - sum(float(np.sum(part)) for part in parts.values()) if run.overwrites else 0.0
+    return Attribution(run, plus, minus, position, float(total), **parts, overwritten=rest)

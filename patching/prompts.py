@@ -43,8 +43,11 @@ class PromptPair:
         clean, corrupted = self.ids or (self.clean, self.corrupted)
         return f"PromptPair({clean!r} -> {self.answers[0]!r}, {corrupted!r} -> {self.answers[1]!r})"
 
-    def tokens(self, model):
-        """Tokenise with the model's vocabulary and check. Returns PairTokens, or raises ValueError with the remedy."""
+    def tokens(self, model, may_be_equal=False):
+        """Tokenise with the model's vocabulary and check. Returns PairTokens, or raises ValueError with the remedy.
+
+        may_be_equal: the two runs differ in something else than their tokens, such as what is overwritten in them.
+        """
         if self.ids is None:
             bos = [beginning_of_sequence(model)] if self.bos and not model.tokenizer.adds_bos else []
             clean, corrupted = bos + model.encode(self.clean), bos + model.encode(self.corrupted)
@@ -61,7 +64,7 @@ class PromptPair:
         if answers[0] == answers[1]:
             raise ValueError(f"both answers are token {answers[0]}: the metric compares two different tokens")
         tokens = PairTokens(*(tuple(map(int, ids)) for ids in (clean, corrupted, answers)))
-        if not tokens.differing:
+        if not (tokens.differing or may_be_equal):
             raise ValueError("clean and corrupted are the same tokens, so there is nothing to patch; change a token")
         return tokens
 
