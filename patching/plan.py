@@ -251,6 +251,7 @@ class Plan:
             method=method,
             source=self.source.words,
             places=question.named_places,
+            overwrites=len(question.overwrites),
         )
 
 

@@ -105,7 +105,10 @@ def test_shapley_values_are_means_over_all_orders_and_sum_to_the_whole(model):
     groups = {"early": [(0, 0), (0, 1)], "middle": ["1.1"], "late": [(2, 0)], "rest": [(1, 0), (2, 1)]}
     result = shapley(model, PAIR, groups)
     assert result.values.sum() == pytest.approx(result.all_groups - result.none, abs=ROUNDING)
-    heads = {name: [tuple(map(int, h.split("."))) if isinstance(h, str) else h for h in some] for name, some in groups.items()}
+    heads = {
+        name: [tuple(map(int, h.split("."))) if isinstance(h, str) else h for h in some]
+        for name, some in groups.items()
+    }
     gains = {name: [] for name in groups}
     for order in permutations(groups):
         zeroed, before = [], plainly(model, [])
@@ -143,7 +146,11 @@ def test_a_trace_by_its_definition(model):
 
 
 def test_the_terms_of_an_overwritten_run_sum_to_its_logit_difference(model):
-    some = [Overwrite(1, "z", 0.0, heads=[1]), Overwrite(2, "resid_mid", 0.3, positions=[-1]), Overwrite(0, "result", 0.1, heads=[0])]
+    some = [
+        Overwrite(1, "z", 0.0, heads=[1]),
+        Overwrite(2, "resid_mid", 0.3, positions=[-1]),
+        Overwrite(0, "result", 0.1, heads=[0]),
+    ]
     run = model.run(CLEAN, overwrites=some)
     found = direct_logit_attribution(run, 8, 2)
     assert sum(value for _, value in found.terms) == pytest.approx(metric(run.logits), abs=ROUNDING)

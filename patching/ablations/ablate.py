@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from minigpt2 import GPT2, Overwrite, Run
+from minigpt2.lens import Attribution, direct_logit_attribution
 
 from ..plan import Plan, Question
 from ..prompts import PromptPair
@@ -30,7 +31,16 @@ class Ablation:
     unit: str
     source: str
     model: str
+    intact_run: Run
     run: Run
+    answers: tuple[int, int]  # (clean, corrupted)
+
+    def direct_attributions(self) -> tuple[Attribution, Attribution]:
+        """What each part of the model adds to logit(corrupted answer) - logit(clean answer), intact and with all parts
+        ablated: a head that adds more in the second stands in for what is gone (backup heads, Wang et al. 2022)."""
+        clean, corrupted = self.answers
+        intact, ablated = (direct_logit_attribution(run, corrupted, clean) for run in (self.intact_run, self.run))
+        return intact, ablated
 
     def __repr__(self):
         each = ", ".join(f"{part} {value:.3f}" for part, value in zip(self.parts, self.alone))
@@ -67,7 +77,7 @@ def ablate(
     together = run(written)
     return Ablation(
         tuple(map(str, parts)), alone, value_of(plan, together), plan.base_value, plan.metric.unit, plan.source.words,
-        model.name, together,
+        model.name, model.run(plan.tokens.clean, overwrites=overwrites), together, plan.tokens.answers,
     )  # fmt: skip
 
 
