@@ -2,13 +2,22 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test parity figures benchmarks clean
+.PHONY: demo test test-slow lint parity figures docs golden benchmarks clean
 
 demo: .venv/ready
 	$(BIN)/python -m patching.demo
 
+# In two processes, with one BLAS thread each (tests/conftest.py)
 test: .venv/ready-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-slow: .venv/ready-test
+	$(BIN)/python -m pytest -n 2 -m slow
+
+lint: .venv/ready-lint
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
 
 # Against Hugging Face's own model, at the full GPT-2 small shape (installs PyTorch and transformers).
 # Without --quick it takes the 1,024 tokens as well, some minutes more.
@@ -21,6 +30,7 @@ benchmarks: .venv/ready-reference
 	$(BIN)/python benchmarks/sweep.py
 	$(BIN)/python benchmarks/backward.py
 	$(BIN)/python benchmarks/generation.py
+	$(BIN)/python benchmarks/memory.py
 
 # What README.md and docs/ show; figures/README.md says which command makes which picture
 figures: .venv/ready
@@ -32,6 +42,14 @@ figures: .venv/ready
 	$(BIN)/python -m minigpt2 --model bundled "Michelle Jones was a top-notch student. Michelle" \
 		--pattern 4 2 figures/surname_pattern_4.2_bundled.png
 
+# What the blocks of docs/ print, written anew; read the prose around them afterwards
+docs: .venv/ready-test
+	$(BIN)/python tests/test_docs.py
+
+# The files of tests/golden/, by the reference implementations
+golden: .venv/ready-reference
+	for maker in tests/golden/make_*.py; do $(BIN)/python $$maker || exit 1; done
+
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .hypothesis
 
@@ -42,6 +60,10 @@ clean:
 
 .venv/ready-test: .venv/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $@
+
+.venv/ready-lint: .venv/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[lint]'
 	touch $@
 
 .venv/ready-reference: .venv/ready-test

@@ -222,5 +222,10 @@ def write(args, pair, results, titles, views, model):
     )
 
 
+def command():
+    """main, whose errors are a sentence, as a command that is installed calls it."""
+    return terminal.guarded(main)
+
+
 if __name__ == "__main__":
-    sys.exit(terminal.guarded(main))
+    sys.exit(command())
