@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint parity figures docs golden benchmarks clean
+.PHONY: demo test test-slow test-oldest lint parity figures docs golden benchmarks clean
 
 demo: .venv/ready
 	$(BIN)/python -m patching.demo
@@ -18,6 +18,10 @@ lint: .venv/ready-lint
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# With the oldest versions of everything that setup.cfg permits, in an environment of their own
+test-oldest: .venv-oldest/ready
+	.venv-oldest/bin/python -m pytest -n 2
 
 # Against Hugging Face's own model, at the full GPT-2 small shape (installs PyTorch and transformers).
 # Without --quick it takes the 1,024 tokens as well, some minutes more.
@@ -41,6 +45,7 @@ figures: .venv/ready
 	$(BIN)/python -m patching.demo --model bundled --attribution
 	$(BIN)/python -m minigpt2 --model bundled "Michelle Jones was a top-notch student. Michelle" \
 		--pattern 4 2 figures/surname_pattern_4.2_bundled.png
+	$(BIN)/python examples/published_map.py
 
 # What the blocks of docs/ print, written anew; read the prose around them afterwards
 docs: .venv/ready-test
@@ -51,7 +56,7 @@ golden: .venv/ready-reference
 	for maker in tests/golden/make_*.py; do $(BIN)/python $$maker || exit 1; done
 
 clean:
-	rm -rf .venv build *.egg-info .pytest_cache .hypothesis
+	rm -rf .venv .venv-oldest build *.egg-info .pytest_cache .hypothesis
 
 .venv/ready: setup.cfg pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -64,6 +69,12 @@ clean:
 
 .venv/ready-lint: .venv/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[lint]'
+	touch $@
+
+.venv-oldest/ready: setup.cfg pyproject.toml tests/oldest.txt
+	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check \
+		--editable '.[test]' --constraint tests/oldest.txt
 	touch $@
 
 .venv/ready-reference: .venv/ready-test

@@ -16,7 +16,7 @@ import numpy as np
 from . import model as m
 from .checks import check_batch, check_finite, check_resumed, check_tokens, quiet
 from .memory import keep_freed_memory, room_for
-from .overwrite import Overwrite, check_ahead, overwritten_block, prepare, put
+from .overwrite import Overwrite, at_resid_post, check_ahead, overwritten_block, prepare, put
 from .shapes import check_config, check_weights
 
 if TYPE_CHECKING:
@@ -269,12 +269,13 @@ class Run:
 
     @cached_property
     def writes(self):
-        """The overwrites as overwrite.prepare has them, by layer."""
-        return prepare(self.overwrites, self.model, len(self.tokens))
+        """The overwrites as overwrite.prepare has them, by layer; those of a resid_pre as of the resid_post before it."""
+        return at_resid_post(prepare(self.overwrites, self.model, len(self.tokens)))
 
     def activation(self, name: str, layer: int, head: int | None = None) -> np.ndarray:
         """One layer of any activation, or one head's: pattern [n_head, n_seq, n_seq] and result [n_head, n_seq, n_embd]
         are made on the spot."""
+        layer = range(self.model.config.n_layer)[layer]
         heads, writes = slice(None) if head is None else head, self.writes.get(layer, ())
         if name == "pattern" and any(write.name == name for write in writes):
             pattern = m.attention_pattern(self.q[layer], self.k[layer])

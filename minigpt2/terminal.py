@@ -12,12 +12,13 @@ import sys
 import threading
 import unicodedata
 from contextlib import contextmanager
-from itertools import zip_longest
+from itertools import accumulate, takewhile, zip_longest
 from pathlib import Path
 
 
 def guarded(main):
     """Run main() and return its exit status (None is 0): an error that a user can cause is a sentence on stderr."""
+    os.environ.pop("MPLBACKEND", None)  # a notebook hands down its own, without which matplotlib then does not import
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by whoever started the command, as by >&-
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
@@ -106,7 +107,8 @@ def known_as(name):
 
 
 def in_colour(stream=None):
-    """Whether to write colours to a stream (stdout): a terminal that neither NO_COLOR nor TERM=dumb speaks for."""
+    """Whether to write colours to a stream (stdout): only on a terminal, and not if NO_COLOR is set or
+    TERM is dumb."""
     stream = stream or sys.stdout
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "") not in ("", "dumb")
 
@@ -115,7 +117,7 @@ def columns():
     return max(40, shutil.get_terminal_size().columns)
 
 
-# Text of strangers
+# Untrusted text
 
 
 def printable(text, keep=""):
@@ -129,7 +131,7 @@ def printable(text, keep=""):
 
 
 def brief(value):
-    """What a stranger's file holds, or what was wrong with it, in one printable line that is not too long."""
+    """What an untrusted file holds, or what was wrong with it, in one printable line that is not too long."""
     text = " ".join(str(value).split()) if isinstance(value, Exception) else repr(value)
     return printable(text if len(text) <= 120 else f"{text[:120]}...")
 
@@ -146,9 +148,8 @@ def width(text):
 def fit(text, n, right=False):
     """Text in exactly n columns: padded, or cut with "…" at its end."""
     if width(text) > n:
-        while width(text) > n - 1:
-            text = text[:-1]
-        text = (text + "…")[:n]
+        ends = takewhile(lambda end: end < n, accumulate(map(width, text)))  # the column after each character
+        text = text[: len(list(ends))] + "…" * (n > 0)
     pad = " " * (n - width(text))
     return pad + text if right else text + pad
 

@@ -94,7 +94,8 @@ def add_up_cells(result, question, layer, effect):
 
 
 def add_up_places(result, question, layer, effect):
-    """Each patch is a set of places; to first order their effects add up."""
+    """Each patch is a set of places: their effects by themselves, added up. That is no slope where one place reads another,
+    whose own effect the overwriting of the later one cuts off."""
     effect = effect()
     for patch in question.patches():
         for place in patch.places:

@@ -230,9 +230,12 @@ class Streams:
         return cut(base_writes), [cut(member.writes.get(layer, ())) for member in group]
 
     def put(self, layer, base_writes, name, array, z, h):
-        """Write into an activation of all streams what the base run overwrites, then what each patch does."""
+        """Write into an activation of all streams what the base run overwrites, then what each patch does. Streams that join
+        at resid_pre have the base run's writes to it already."""
         for write in base_writes:
-            if write.name != "pattern" and name == ("attn_out" if write.name == "result" else write.name):
+            if write.name not in ("pattern", "resid_pre") and name == (
+                "attn_out" if write.name == "result" else write.name
+            ):
                 rows, which = self.rows_of(write.positions)
                 put([write.at_rows(rows, which)], name, array, z, h.attn.c_proj)
         start = 0

@@ -98,7 +98,7 @@ class Question:
             raise ValueError("places must be a list of sets, each a list of places, e.g. [[(9, 6), (9, 9)]]") from None
         if not sets or not all(sets):
             raise ValueError("places must be a list of sets with at least one place in each")
-        return tuple(tuple(self._place(place) for place in self._distinct(some)) for some in sets)
+        return tuple(self._distinct(tuple(self._place(place) for place in some)) for some in sets)
 
     @property
     def named_places(self):
@@ -110,9 +110,14 @@ class Question:
         return tuple(tuple((place.layer, place.head, at(place.positions)) for place in some) for some in self.places)
 
     def _distinct(self, some):
-        for i, place in enumerate(some):
-            if place in some[:i]:
-                raise ValueError(f"a set of places names {place} twice")
+        """The places of one set, or a ValueError where two of them overlap."""
+        seen = set()
+        for layer, head, positions, _ in some:
+            for position in range(positions.start, positions.stop):
+                if (layer, head, position) in seen:
+                    at = (layer, position) if head is None else (layer, head, position)
+                    raise ValueError(f"a set of places contains {at} twice")
+                seen.add((layer, head, position))
         return some
 
     def _place(self, place):

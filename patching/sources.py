@@ -129,9 +129,9 @@ def at(layer: int | None = None, position: int | None = None) -> Source:
 
     def checked(what, i, runs):
         n = runs.base.model.config.n_layer if what == "layer" else len(runs.base.tokens)
-        if not is_number(i) or not -n <= i < n:
+        if not is_number(i) or int(i) != i or not -n <= i < n:
             raise ValueError(f"{what} {i!r:.60} to take vectors from is out of range: there are {n} (0 to {n - 1})")
-        return int(i)
+        return int(i) % n
 
     where = ", ".join(f"{what} {i}" for what, i in (("layer", layer), ("position", position)) if i is not None)
     return Source(f"the other run's {where}", vectors)

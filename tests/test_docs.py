@@ -165,6 +165,10 @@ def test_everything_in_backticks_exists(page):
         elif re.fullmatch(r"[\w./-]+\.(py|md|json|csv|safetensors|txt)|[\w.-]+/", quoted):
             places = [ROOT, page.parent, ROOT / "minigpt2", ROOT / "patching"]
             assert any((place / quoted).exists() for place in places), f"{page.name}: there is no `{quoted}`"
+        elif quoted.startswith("test_"):
+            assert any(f"def {quoted}(" in test.read_text() for test in ROOT.glob("tests/test_*.py")), (
+                f"{page.name}: `{quoted}`"
+            )
         elif name := re.match(r"[A-Za-z_][\w.]*(?=$|[\[(])", quoted):
             missing = [part for part in re.split(r"\W+", name[0]) if part not in names_in_the_code() | own]
             assert not missing, f"{page.name}: `{quoted}`: the code has no {missing}"

@@ -39,6 +39,32 @@ def test_the_suffix_may_be_given(tmp_path, name):
     assert save.save(made(MOVES), tmp_path / name) == tmp_path / "x.npz"
 
 
+@pytest.mark.parametrize("name", ["x", "v1.5", "x.npz"])
+def test_load_takes_the_path_that_save_was_given(tmp_path, name):
+    (tmp_path / "x").mkdir()  # a folder of the same name is not taken for the file
+    save.save(made(MOVES), tmp_path / name)
+    same(save.load(tmp_path / name), made(MOVES))
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"unit": "x" * 100_001}, "its unit has 100001 characters, and 100000 are allowed"),
+        ({"model": "x" * 2_000_000}, "its model has 2000000 characters"),
+        ({"answer_labels": ("x" * 100_001, "y")}, "its answer_labels has 100001 characters"),
+        ({"values": np.zeros((1001, 5)), "axes": {"layer": list(range(1001)), "position": list(range(5))}},
+         "its layer axis has 1001 entries, and 1000 are allowed"),
+        ({"values": np.zeros((1000, 5001), np.float16), "axes": {"layer": list(range(1000)), "position": list(range(5001))}},
+         "its map has 5001000 cells, and 5000000 are allowed"),
+    ],
+)  # fmt: skip
+def test_what_is_larger_than_any_result_is_refused(tmp_path, monkeypatch, fields, said):
+    """A file of a few kilobytes that would take minutes and gigabytes to draw."""
+    monkeypatch.setattr(save, "spreadsheet", lambda _: "")
+    with pytest.raises(ValueError, match=f"x.npz is not a whole result: {said}"):
+        save.load(save.save(replace(made(MOVES), **fields), tmp_path / "x"))
+
+
 def test_the_json_is_for_reading(tmp_path):
     save.save(published(0), tmp_path / "x", "the command")
     text = (tmp_path / "x.json").read_text(encoding="utf-8")
@@ -97,7 +123,7 @@ def rewrite(path, **changes):
         ({"axes": {"layer": [0, 1, 2, 3, 4, 4], "position": [0, 1, 2, 3, 4]}}, "different indices"),
         ({"axes": {"layer": [0, 1, 2, 3, 4, 5], "position": [0, 1, 2, 3, 9]}}, "beyond its 5 tokens"),
         ({"values": np.zeros((6, 4))}, "its values"),
-        ({"values": np.array(["a"])}, "no numbers"),
+        ({"values": np.array(["a"])}, "not numbers"),
         ({"clean_labels": ["a"]}, "one length"),
         ({"clean_labels": [1, 2, 3, 4, 5]}, "not text"),
         ({"tokens": {"clean": [1]}}, "lists of ids"),
@@ -136,8 +162,8 @@ def test_the_siblings_of_a_result_are_no_pickles(tmp_path):
     """NumPy takes whatever is no zip for a pickle, and advises to load it all the same."""
     path = save.save(made(MOVES), tmp_path / "x")
     (tmp_path / "x.txt").write_text("a text")
-    beside = f"(it is no .npz; {path} beside it is)"
-    for name, says in (("x.json", beside), ("x.csv", beside), ("x.txt", "(it is no .npz)")):
+    beside = f"(it is not an .npz file; {path} beside it is)"
+    for name, says in (("x.json", beside), ("x.csv", beside), ("x.txt", "(it is not an .npz file)")):
         with pytest.raises(ValueError, match="is not a result") as error:
             save.load(tmp_path / name)
         assert says in str(error.value) and "pickle" not in str(error.value)
@@ -178,8 +204,8 @@ def test_a_written_file_has_the_permissions_of_any_other(tmp_path):
     assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE((tmp_path / "plain").stat().st_mode)
 
 
-def test_first_difference_is_checked(tmp_path):
+def test_a_result_of_two_equal_texts_is_refused(tmp_path):
     result = made(MOVES)
-    wrong = replace(result, tokens=PairTokens(*result.tokens[:3], 3))
-    with pytest.raises(ValueError, match="first_difference"):
+    wrong = replace(result, tokens=PairTokens(result.tokens.clean, result.tokens.clean, result.tokens.answers))
+    with pytest.raises(ValueError, match="its texts do not differ"):
         save.load(save.save(wrong, tmp_path / "x"))

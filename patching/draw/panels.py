@@ -1,6 +1,6 @@
 """What a figure of results shows, before anything is drawn: its maps, their one scale of colour, places and labels.
 
-plot.py draws them; the terminal shows the same maps. Nothing here needs matplotlib.
+figure.py draws them; the terminal shows the same maps. Nothing here needs matplotlib.
 """
 
 import math
@@ -9,10 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..explain.labels import axis_label
-
 MOST_PANELS = 12
 WIDEST, HIGHEST = 40.0, 40.0  # inches
+LARGEST = 400.0, 150.0  # square inches of a figure, and of one with
+MANY = 20_000  # cells in a map, whose labels are thinned out both ways
+LONGEST = 34  # characters of a label
 
 
 class Panel(NamedTuple):
@@ -43,7 +44,7 @@ def panels(result, title=""):
     parts = np.moveaxis(values, [names.index(axis) for axis in held], range(len(held)))
     parts = parts.reshape(len(places), len(axes[down]), len(axes[across]))
     kept = sorted(np.argsort(np.abs(parts - result.base_value).max((1, 2)), kind="stable")[::-1][:MOST_PANELS])
-    titles = [", ".join(filter(None, (title, "head " + ".".join(map(str, place))))) for place in places]
+    titles = {i: ", ".join(filter(None, (title, "head " + ".".join(map(str, places[i]))))) for i in kept}
     return [
         Panel(result, parts[i], axes[down], axes[across], (down, across), titles[i], dict(zip(held, places[i])))
         for i in kept
@@ -85,7 +86,7 @@ class Scale(NamedTuple):
 def common_scale(results):
     """One scale, symmetrical about the value of the run that was patched; about 0, as changes, where these differ."""
     bases, units = [r.base_value for r in results], {r.unit for r in results}
-    gaps = [abs(r.target_value - r.base_value) for r in results]
+    gaps = [abs(r.gap) for r in results]
     half = max(float(np.abs(r.values - r.base_value).max()) for r in results)
     half = max(half, max(gaps) / 20)  # rounding stays white
     shifted = np.ptp(bases) > 1e-3 * half or len(units) > 1
@@ -131,7 +132,9 @@ def layout(parts, names):
     down = math.ceil(len(parts) / across)
     labels = 0.07 * max(len(label) for name in names for label in [*name, ""])
     labels *= 1 if all(name == names[0] for name in names) else down
-    return down, across, (min(WIDEST, wide * across + 1.3), min(HIGHEST, high * down + min(labels, 3.0 * down) + 1.0))
+    wide, high = min(WIDEST, wide * across + 1.3), min(HIGHEST, high * down + min(labels, 3.0 * down) + 1.0)
+    shrunk = min(1.0, math.sqrt(LARGEST[n_rows * n_columns > MANY] / (wide * high)))
+    return down, across, (shrunk * wide, shrunk * high)
 
 
 def column_labels(panel):
@@ -142,6 +145,6 @@ def row_labels(panel):
     return [str(i) if panel.axes[0] in ("layer", "head") else label(panel.result, panel.axes[0], i) for i in panel.rows]
 
 
-def label(result, axis, index, most=34):
-    text = axis_label(result, axis, index)
-    return text if len(text) <= most else text[: most - 1] + "…"
+def label(result, axis, index):
+    text = result.label(axis, index)
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
