@@ -234,5 +234,10 @@ def write_files(args, pair, results, titles, views, both):
     )
 
 
+def command():
+    """main, whose errors are a sentence, as a command that is installed calls it."""
+    return terminal.guarded(main)
+
+
 if __name__ == "__main__":
-    sys.exit(terminal.guarded(main))
+    sys.exit(command())
