@@ -1,5 +1,7 @@
 """Activation patching: overwrite a residual vector, let the model run on, read one number. Start with sweeps.py."""
 
+import minigpt2  # noqa: F401 - first of all, for Ctrl-C while the rest is imported
+
 from .attribution import attribute
 from .metrics import METRICS
 from .prompts import PromptPair

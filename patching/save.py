@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from minigpt2.atomic import replacing
-from minigpt2.checkpoint.tensors import brief
+from minigpt2.checkpoint import tensors
+from minigpt2.terminal import brief
 
 from .explain.labels import axis_label
 from .prompts import PairTokens
@@ -137,7 +138,7 @@ def load(path):
 
 def open_file(path):
     try:
-        return open(path, "rb")
+        return tensors.open_file(path)
     except OSError as error:
         raise OSError(f"cannot read {path}: {error.strerror}; python -m patching.demo --save writes results") from None
 

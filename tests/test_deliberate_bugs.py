@@ -5,24 +5,30 @@ with the same arguments passes on the unbroken code.
 """
 
 import math
+import tempfile
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import test_backward
+import test_bpe
+import test_first_wrong_activation
 import test_model
 import test_overwrite
 import test_parity
 import test_patching
 import test_sources
 import test_sweep
+import test_vocabulary
 from models import random_model
 
-from minigpt2 import GPT2, generate, gpt2, overwrite
+from minigpt2 import GPT2, bpe, fast_bpe, generate, gpt2, overwrite
 from minigpt2 import backward as b
 from minigpt2 import model as m
+from minigpt2.tokenizer import Tokenizer
 from patching import one_pass, plan, prompts, sites, sources, sweeps
 
 right = SimpleNamespace(
@@ -111,6 +117,10 @@ def positions_from_1(tokens, wte, wpe, first_pos=0):
     return wte[tokens] + np.roll(wpe, -1, axis=0)[first_pos : first_pos + tokens.shape[-1]]
 
 
+def no_positions(tokens, wte, wpe, first_pos=0):
+    return wte[tokens]
+
+
 def in_place_layer_norm(x, weight, bias, eps):
     x[...] = right.layer_norm(x, weight, bias, eps)
     return x
@@ -179,6 +189,13 @@ FORWARD = {
     "no final layer norm": (m, "unembed", unembed_without_ln_f, PARITY, (ODD_CASE,)),
     "an unembedding of its own": (m, "unembed", untied_unembedding, PARITY, (ODD_CASE,)),
     "positions from 1": (m, "embed", positions_from_1, PARITY, (ODD_CASE,)),
+    "no position embedding": (
+        m,
+        "embed",
+        no_positions,
+        test_first_wrong_activation.test_every_activation_in_the_order_of_the_data_flow,
+        ("model", 5),
+    ),
     "a layer norm in place": (
         m,
         "layer_norm",
@@ -449,16 +466,79 @@ BACKWARD = {
     "a softmax without its sum": (b, "softmax_backward", unnormalised_softmax, ACTIVATION, ("k", 4)),
 }
 
+# The tokens
+
+
+def highest_rank_first(symbols, ranks):
+    return join(symbols, {pair: -rank for pair, rank in ranks.items()})
+
+
+def rightmost_first(symbols, ranks):
+    mirrored = {(b[::-1], a[::-1]): rank for (a, b), rank in ranks.items()}
+    return [symbol[::-1] for symbol in join(symbols[::-1], mirrored)[::-1]]
+
+
+def any_neighbours_that_make_a_token(symbols, ranks):
+    """tiktoken's rule, with the merges' order."""
+    made = {a + b: rank for (a, b), rank in ranks.items()}
+    halves = {(t[:i], t[i:]): rank for t, rank in made.items() for i in range(1, len(t))}
+    return join(symbols, halves)
+
+
+def never_joined_before(a, b, limit, parts, made):
+    return False
+
+
+def without_prefix_space(self, text, allow_special, prefix_space):
+    return encode_piecewise(self, text, allow_special, False)
+
+
+join, encode_piecewise = bpe.join, Tokenizer._encode
+BY_RANK = test_bpe.test_the_pair_of_the_lowest_rank_is_joined_first_and_of_equal_ones_the_leftmost
+OWN_PAIR = test_bpe.test_a_token_is_not_joined_from_whatever_makes_its_bytes
+
+TOKENS = {
+    "the highest rank first": (bpe, "join", highest_rank_first, BY_RANK, ()),
+    "the rightmost pair first": (bpe, "join", rightmost_first, BY_RANK, ()),
+    "joined like tiktoken": (bpe, "join", any_neighbours_that_make_a_token, OWN_PAIR, ()),
+    "tiktoken unproven": (fast_bpe, "joined_before", never_joined_before, OWN_PAIR, ()),
+    "prefix space ignored": (
+        Tokenizer,
+        "_encode",
+        without_prefix_space,
+        test_vocabulary.test_values_by_hand,
+        ("folder", "add_prefix_space", "Hello world", [18435, 995]),
+    ),
+    "answers encoded as texts": (
+        Tokenizer,
+        "continuation",
+        Tokenizer.encode,
+        test_vocabulary.test_the_answers_ids_by_hand,
+        ("folder",),
+    ),
+}
+
 BUGS = {
     f"{part}: {name}": row
-    for part, rows in {"forward": FORWARD, "sweep": ENGINE, "overwrites": OVERWRITES, "backward": BACKWARD}.items()
+    for part, rows in {
+        "forward": FORWARD, "sweep": ENGINE, "overwrites": OVERWRITES, "backward": BACKWARD, "tokens": TOKENS,
+    }.items()  # fmt: skip
     for name, row in rows.items()
 }
 
 
+def test_the_readme_states_how_many_they_are():
+    """Some mistakes stand in several rows, each with another test that must see them."""
+    rows, mistakes = len(BUGS), len({wrong for _, _, wrong, _, _ in BUGS.values()})
+    readme = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
+    assert f"| {mistakes} mistakes, {rows} tests of them |" in readme
+
+
 def run_test(test, arguments):
     test_backward.weight_gradients.cache_clear()
-    test(*(random_model() if argument == "model" else argument for argument in arguments))
+    with tempfile.TemporaryDirectory() as folder:
+        given = {"model": random_model, "folder": lambda: Path(folder)}
+        test(*(given[argument]() if str(argument) in given else argument for argument in arguments))
 
 
 @pytest.mark.parametrize("owner, name, wrong, test, arguments", BUGS.values(), ids=BUGS)

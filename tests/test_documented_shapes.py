@@ -64,7 +64,9 @@ class Watch(ast.NodeTransformer):
         return ast.Call(ast.Name("__shape_said__", ast.Load()), [ast.Constant(line), value, local], [])
 
     def visit_Module(self, node):
-        node.body = [self.visit(part) if isinstance(part, (ast.FunctionDef, ast.ClassDef)) else part for part in node.body]
+        node.body = [
+            self.visit(part) if isinstance(part, (ast.FunctionDef, ast.ClassDef)) else part for part in node.body
+        ]
         return node  # fields of classes have their own test
 
     visit_ClassDef = visit_Module

@@ -323,7 +323,12 @@ BAD_RESUMES = {
     "another width": (np.zeros((5, 15)), 0, "resid_pre", r"got \[5, 15\]"),
     "no position": (np.zeros((0, 14)), 0, "resid_pre", r"n_seq from 1 to 13, got \[0, 14\]"),
     "too many positions": (np.zeros((14, 14)), 0, "resid_pre", r"n_seq from 1 to 13, got \[14, 14\]"),
-    "a layer too high": (np.zeros((5, 14)), 4, "resid_pre", "layer 4 is out of range: .* 0 to 2, and 3 is the final layer norm"),
+    "a layer too high": (
+        np.zeros((5, 14)),
+        4,
+        "resid_pre",
+        "layer 4 is out of range: .* 0 to 2, and 3 is the final layer norm",
+    ),
     "a negative layer": (np.zeros((5, 14)), -1, "resid_pre", "layer -1 is out of range"),
     "no middle of the final layer norm": (np.zeros((5, 14)), 3, "resid_mid", "layer 3 is out of range: .* 0 to 2$"),
     "an unknown place": (np.zeros((5, 14)), 1, "resid_post", "got 'resid_post'"),

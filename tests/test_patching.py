@@ -175,7 +175,8 @@ def test_both_baselines_are_the_runs_own_logits(model):
 class Letters:
     """A vocabulary of single letters, a to j and a space: enough of minigpt2.tokenizer.Tokenizer for a PromptPair."""
 
-    end_of_text = 10
+    end_of_text = bos = 10
+    adds_bos = False
     n_vocab = 11
 
     def encode(self, text):

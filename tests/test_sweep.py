@@ -133,7 +133,9 @@ def test_batches_hold_every_patch_once_and_keep_to_the_budget(model, budget):
     question = Question(model, pair_of("n_ctx tokens"), "v")
     plan = sweep_module.Plan(question)
     batches = list(sweep_module.batches(plan, budget))
-    assert sorted(patch.index for batch in batches for patch in batch) == sorted(patch.index for patch in question.patches())
+    assert sorted(patch.index for batch in batches for patch in batch) == sorted(
+        patch.index for patch in question.patches()
+    )
     row = 16 * ODD.n_embd * 8
     for batch in batches:
         assert len(batch) == 1 or sum(13 - plan.first_row(patch) for patch in batch) * row <= budget

@@ -152,7 +152,6 @@ def test_a_wrong_merge(spoilt, capsys):
     code, report = checked(capsys, spoilt, "files", "token_ids", "activations", "greedy")
     off = [check["message"] for check in report["checks"] if check["verdict"] == "FAILS"]
     assert code == 1 and any("merges.txt differs from that of Hugging Face" in message for message in off)
-    assert any("disagree" in message for message in off)
     assert "activations" not in failing(report)  # the model is not to blame
 
 
@@ -184,7 +183,9 @@ def test_the_erf_gelu(stand_in, capsys, monkeypatch):
     code, report = checked(capsys, stand_in)
     assert code == 1 and not failing(report) & {"files", "tensors", "token_ids"}
     assert "mlp_out_0" in first_failing(report)
-    held = [check["fact"] for check in report["checks"] if check["kind"] == "activations" and check["verdict"] == "holds"]
+    held = [
+        check["fact"] for check in report["checks"] if check["kind"] == "activations" and check["verdict"] == "holds"
+    ]
     assert any(fact.startswith("attn_out_0") for fact in held)
 
 

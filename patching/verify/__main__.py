@@ -23,7 +23,7 @@ from pathlib import Path
 from minigpt2 import facts as f
 from minigpt2.facts import checks as c
 from minigpt2.gpt2 import GPT2
-from minigpt2.terminal import guarded
+from minigpt2.terminal import guarded, printable
 
 
 def main(arguments=None):
@@ -47,7 +47,7 @@ def main(arguments=None):
     except BrokenPipeError:
         raise
     except (ValueError, OSError) as error:  # what a model's files, its cache and the network can bring
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -135,7 +135,7 @@ ROW = "{:7} {:43} {:>13} {:>13} {:>10} {:>9} {}"
 def report_table(results, subject, facts, path):
     """Print each kind as soon as it is checked."""
     model, seen = subject.model, []
-    print(f"{Path(path).name} against {model.name}" + (f" at {model.revision}" if model.revision else ""))
+    print(printable(f"{Path(path).name} against {model.name}") + (f" at {model.revision}" if model.revision else ""))
     print(ROW.format("verdict", "fact", "expected", "got", "difference", "tolerance", "source"))
     for kind, some in groupby(results, key=lambda check: check.kind):
         print(f"\n{kind.replace('_', ' ')}")
