@@ -68,7 +68,7 @@ def all_pairs(model, pairs, direction, metric, alpha, keep_in, progress, of_part
     total = int(mask.sum()) * len(pairs)
     for i, (pair, one_metric) in enumerate(zip(pairs, metrics)):
         setting = Setting(model, pair, as_direction(direction), one_metric, alpha)
-        kept = Kept(keep_in, i, setting, np.where(mask, setting.base_value, np.nan))
+        kept = Kept(keep_in, i, setting, np.where(mask, setting.base_value, np.nan).astype(model.dtype))
         for layer in range(model.config.n_layer + 1):
             columns = slice(layer * n_readers_of_layer, (layer + 1) * n_readers_of_layer)
             n_edges = int(mask[:, columns].sum())

@@ -70,7 +70,7 @@ def paths_of_pair(setting, receivers, chosen, through, positions):
     """The metric for each sender, [n_writers, 1]; NaN for those that are not chosen."""
     c = setting.model.config
     everyone = writers(c)
-    values = np.full((len(everyone), 1), setting.base_value)
+    values = np.full((len(everyone), 1), setting.base_value, setting.model.dtype)
     if chosen is not None:
         values[[str(writer) not in chosen for writer in everyone]] = np.nan
     positions = indices("position", positions, setting.n_seq, "the prompts have")
@@ -154,11 +154,16 @@ class Carried:
         return m.mlp(m.layer_norm(stream, *h.ln_2, config.layer_norm_epsilon), *h.mlp)
 
     def note(self, where, values, noted):
-        """Note what a receiver computes, row by row, for each sender that reaches it."""
+        """Note what a receiver computes for each sender that reaches it, from the first row that changes on: in rows that
+        do not change it is the base run's, whatever earlier receivers do."""
+        base, n_seq = self.setting.base, self.setting.n_seq
+        own = base.activation(where.name, where.layer, where.heads and where.heads[0])
         for sender in np.unique(self.owners):
             some = self.owners == sender
-            value, positions = values[some], self.positions[some]
-            noted[int(sender)].append(Overwrite(where.layer, where.name, value, where.heads, positions))
+            first = int(self.positions[some][0])
+            value = own[first:].copy()
+            value[self.positions[some] - first] = values[some]
+            noted[int(sender)].append(Overwrite(where.layer, where.name, value, where.heads, range(first, n_seq)))
 
 
 def second_pass(setting, noted, values):
@@ -167,7 +172,7 @@ def second_pass(setting, noted, values):
     def all_arrivals():
         for sender, overwrites in noted.items():
             if overwrites:
-                first = min(int(overwrite.positions[0]) for overwrite in overwrites)
+                first = min(overwrite.positions[0] for overwrite in overwrites)
                 if arrival := arrival_of(setting, (sender, 0), first, as_writes(overwrites)):
                     yield arrival
 

@@ -116,7 +116,7 @@ def result_of(model, settings, values, method):
     n = len(settings)
     error = (values - base[:, None, None]).std(axis=0, ddof=1) / n**0.5 if n > 1 else None
     return EdgeResult(
-        values=values.mean(axis=0) if n > 1 else values[0],
+        values=values.mean(axis=0),
         writers=tuple(map(str, writers(model.config))),
         readers=tuple(map(str, readers(model.config))),
         clean_value=float(np.mean([s["clean_value"] for s in settings])),
