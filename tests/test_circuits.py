@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -91,8 +92,6 @@ def test_a_direct_path_to_one_receiver_is_the_edge():
 
 
 def test_small_groups_of_senders_change_nothing(monkeypatch):
-    import sys
-
     whole = path_patch(random_model(), PAIR, ["a2.h1<v>", "m2"])
     for name in ("edges", "paths"):
         monkeypatch.setattr(sys.modules[f"patching.circuits.{name}"], "BUDGET", 1)

@@ -37,6 +37,7 @@ KINDS = {
         "tolerance",
         "source",
     ),
+    "circuits": ("measure", "text_set", "fact", "value", "tolerance", "source"),
 }
 
 

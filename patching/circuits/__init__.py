@@ -1,5 +1,5 @@
 """Paths, edges and circuits: what one part of a model sends to another, exactly and estimated, and what a set of such edges
-does by itself. Imports minigpt2 and the engine (the files directly in patching/); nothing of explain/, draw/ or page/."""
+does by itself. Imports minigpt2 and the engine (the files directly in patching/); explain/ and draw/ import nothing from it, and only its command draws."""
 
 from .attribution import attribute_edges
 from .circuit import Circuit

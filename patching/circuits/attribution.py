@@ -17,7 +17,7 @@ from minigpt2.overwrite import Overwrite
 from ..prompts import PromptPair
 from .edges import summary
 from .nodes import edge_mask
-from .result import EdgeResult, result_of
+from .result import EdgeResult, Moments, result_of
 from .setting import Setting, as_direction, as_metrics, as_pairs
 
 
@@ -37,16 +37,16 @@ def attribute_edges(
     the base run among them (the paper's sum), "other" 0 to m - 1 (what hannamw/EAP-IG's code runs), and "both" the two runs
     alone, whatever steps is. The other arguments are those of edges. Raises ValueError for a metric without a slope.
     """
-    steps, values, settings = whole_number("steps", steps, 1), [], []
+    steps, moments, settings = whole_number("steps", steps, 1), Moments(), []
     if ends not in ("base", "other", "both"):
         raise ValueError(f'ends must be "base", "other" or "both", got {ends!r:.60}')
     pairs = as_pairs(pairs)
     for pair, one_metric in zip(pairs, as_metrics(metric, len(pairs))):
         setting = Setting(model, pair, as_direction(direction), one_metric, alpha)
-        values.append(setting.base_value + scores(setting, fractions(steps, ends)))
+        moments.add(setting.base_value + scores(setting, fractions(steps, ends)), setting.base_value)
         settings.append(summary(setting))
     method = "clean-corrupted" if ends == "both" else "EAP" if steps == 1 and ends == "base" else f"EAP-IG, {steps} steps"
-    return result_of(model, settings, values, method)
+    return result_of(model, settings, moments, method)
 
 
 def fractions(steps, ends):

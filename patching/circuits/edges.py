@@ -20,7 +20,7 @@ from ..one_pass import Arrival, after, one_pass
 from ..prompts import PromptPair
 from .nodes import edge_mask, readers, writers
 from .resume import Kept
-from .result import EdgeResult, result_of
+from .result import EdgeResult, Moments, result_of
 from .setting import Setting, as_direction, as_metrics, as_pairs
 
 BUDGET = 96 << 20  # bytes of the streams of one batch
@@ -62,7 +62,7 @@ def edges_one_by_one(
 
 def all_pairs(model, pairs, direction, metric, alpha, keep_in, progress, of_part):
     """The result over all pairs; of_part fills the columns of one layer's readers (n_layer: the logits)."""
-    pairs, settings, values, done = as_pairs(pairs), [], [], 0
+    pairs, settings, moments, done = as_pairs(pairs), [], Moments(), 0
     metrics, mask = as_metrics(metric, len(pairs)), edge_mask(model.config)
     n_readers_of_layer = 3 * model.config.n_head + 1
     total = int(mask.sum()) * len(pairs)
@@ -80,8 +80,8 @@ def all_pairs(model, pairs, direction, metric, alpha, keep_in, progress, of_part
             if progress:
                 progress(done, total)
         settings.append(summary(setting))
-        values.append(kept.values)
-    return result_of(model, settings, values, "edges")
+        moments.add(kept.values, setting.base_value)
+    return result_of(model, settings, moments, "edges")
 
 
 def summary(setting):

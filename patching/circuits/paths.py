@@ -19,7 +19,7 @@ from ..one_pass import arrival_of, one_pass
 from ..prompts import PromptPair
 from .edges import BUDGET, in_batches, summary
 from .nodes import reader_named, writer_named, writers
-from .result import EdgeResult, result_of
+from .result import EdgeResult, Moments, result_of
 from .setting import Setting, as_direction, as_metrics, as_pairs
 
 
@@ -46,12 +46,12 @@ def path_patch(
     pairs, names = as_pairs(pairs), [receivers] if isinstance(receivers, str) else list(receivers)
     found = checked_receivers(names, model.config)
     chosen = [str(writer_named(name, model.config)) for name in senders] if senders is not None else None
-    values, settings = [], []
+    moments, settings = Moments(), []
     for pair, one_metric in zip(pairs, as_metrics(metric, len(pairs))):
         setting = Setting(model, pair, as_direction(direction), one_metric)
-        values.append(paths_of_pair(setting, found, chosen, through, positions))
+        moments.add(paths_of_pair(setting, found, chosen, through, positions), setting.base_value)
         settings.append(summary(setting))
-    result = result_of(model, settings, values, "path patching, " + ("through MLPs" if through == "mlps" else "direct"))
+    result = result_of(model, settings, moments, "path patching, " + ("through MLPs" if through == "mlps" else "direct"))
     return EdgeResult(**{**vars(result), "readers": (", ".join(map(str, found)),)})
 
 

@@ -109,14 +109,34 @@ class EdgeResult:
         return save(self, path, command)
 
 
-def result_of(model, settings, values, method):
-    """The EdgeResult of several pairs' values; settings hold what summary() keeps of each."""
-    first, values = settings[0], np.stack(values)
-    base = np.array([s["clean_value" if s["direction"] == "noising" else "corrupted_value"] for s in settings])
-    n = len(settings)
-    error = (values - base[:, None, None]).std(axis=0, ddof=1) / n**0.5 if n > 1 else None
+class Moments:
+    """What is added up over pairs: the values, and the effects and their squares for the standard error."""
+
+    def __init__(self):
+        self.n, self.values, self.effects, self.squares = 0, 0.0, 0.0, 0.0
+
+    def add(self, values, base_value):
+        effects = values.astype(np.float64) - base_value
+        self.dtype, self.n, self.values = values.dtype, self.n + 1, self.values + values.astype(np.float64)
+        self.effects, self.squares = self.effects + effects, self.squares + effects * effects
+
+    @property
+    def mean(self):
+        return (self.values / self.n).astype(self.dtype)
+
+    @property
+    def standard_error(self):
+        if self.n == 1:
+            return None
+        variance = np.maximum(self.squares - self.effects * self.effects / self.n, 0) / (self.n - 1)
+        return np.sqrt(variance / self.n)
+
+
+def result_of(model, settings, moments, method):
+    """The EdgeResult of several pairs; settings hold what summary() keeps of each."""
+    first, n = settings[0], len(settings)
     return EdgeResult(
-        values=values.mean(axis=0),
+        values=moments.mean,
         writers=tuple(map(str, writers(model.config))),
         readers=tuple(map(str, readers(model.config))),
         clean_value=float(np.mean([s["clean_value"] for s in settings])),
@@ -125,7 +145,7 @@ def result_of(model, settings, values, method):
         unit=first["unit"] if n == 1 else first["metric"],
         model=model.name,
         method=method,
-        standard_error=error,
+        standard_error=moments.standard_error,
         **{name: first[name] for name in ("direction", "metric", "alpha")},
     )
 

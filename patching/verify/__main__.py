@@ -74,9 +74,11 @@ def load_subject(name, facts):
 
 def checks():
     """The function for each kind."""
+    from patching.verify.circuits import check_circuits
     from patching.verify.matrices import check_patching  # above this package; see the module's docstring
 
-    return {kind: getattr(c, f"check_{kind}", check_patching) for kind in f.KINDS}
+    own = {"patching": check_patching, "circuits": check_circuits}
+    return {kind: own.get(kind) or getattr(c, f"check_{kind}") for kind in f.KINDS}
 
 
 def verify(subject, facts, kinds=tuple(f.KINDS)):
@@ -127,6 +129,8 @@ def culprits(results):
     found = ["; ".join(part) for part in (vocabulary, model) if part]
     if failed["patching"] and not model:
         found.append(patching_culprit(failed["patching"]))
+    elif failed["circuits"] and not model:
+        found.append(f"edges and circuits (patching/circuits): {failed['circuits'][0].message}")
     return found or list(files.values())
 
 
