@@ -49,7 +49,7 @@ FLOORS = [  # from the bottom up: a room imports its own files and those below i
     ["minigpt2/bundled", "minigpt2/facts", "minigpt2/pictures"],
     ["minigpt2/__main__.py"],
     ["patching/*.py"],
-    ["patching/ablations"],
+    ["patching/ablations", "patching/circuits"],
     ["patching/explain"],
     ["patching/draw"],
     ["patching/page"],
