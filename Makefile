@@ -21,6 +21,7 @@ benchmarks: .venv/ready-reference
 	$(BIN)/python benchmarks/sweep.py
 	$(BIN)/python benchmarks/backward.py
 	$(BIN)/python benchmarks/generation.py
+	$(BIN)/python benchmarks/edges.py
 
 # What README.md and docs/ show; figures/README.md says which command makes which picture
 figures: .venv/ready

@@ -11,20 +11,17 @@ and nothing else.
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import seeded
 from sweep import ANSWERS, memory, random_pair, reset_peak
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from minigpt2 import GPT2  # noqa: E402
-from patching import PromptPair  # noqa: E402
-from patching.circuits import path_patch  # noqa: E402
-from patching.circuits.edges import BUDGET, edges_of_part  # noqa: E402
-from patching.circuits.nodes import edge_mask  # noqa: E402
-from patching.circuits.setting import Setting  # noqa: E402
+from minigpt2 import GPT2
+from patching import PromptPair
+from patching.circuits import path_patch
+from patching.circuits.edges import BUDGET, edges_of_part
+from patching.circuits.nodes import edge_mask
+from patching.circuits.setting import Setting
 
 PAIR = PromptPair.from_tokens(seeded.PROMPT, seeded.CORRUPTED, ANSWERS)
 
@@ -80,7 +77,9 @@ def all_edges(model, layers):
         took = timed(lambda: edges_of_part(setting, layer, values))
         multiply, flop = floor(model, layer, n_rows, setting.n_seq)
         at_least = timed(multiply)
-        print(f"{f'layer {layer}':>12}{columns.sum():8,}{flop / 1e12:8.2f}{took:9.2f}{at_least:8.2f}{took / at_least:7.2f}")
+        print(
+            f"{f'layer {layer}':>12}{columns.sum():8,}{flop / 1e12:8.2f}{took:9.2f}{at_least:8.2f}{took / at_least:7.2f}"
+        )
         seconds, floors, n_edges, work = seconds + took, floors + at_least, n_edges + int(columns.sum()), work + flop
     ratio = seconds / floors
     print(f"{'together':>12}{n_edges:8,}{work / 1e12:8.2f}{seconds:9.2f}{floors:8.2f}{ratio:7.2f}  (at most 1.3)")
@@ -125,7 +124,11 @@ def paths_table(model):
     forward = min(timed(lambda: model.run(seeded.PROMPT).logits) for _ in range(7))
     heads = [f"a{layer}.h{head}" for layer in range(12) for head in range(12)]
     print(f"\npath patching, 144 heads into one set of receivers; one forward pass takes {forward:.3f} s")
-    for receivers in (["logits"], ["a9.h9<q>", "a9.h6<q>", "a10.h0<q>"], ["a7.h3<v>", "a7.h9<v>", "a8.h6<v>", "a8.h10<v>"]):
+    for receivers in (
+        ["logits"],
+        ["a9.h9<q>", "a9.h6<q>", "a10.h0<q>"],
+        ["a7.h3<v>", "a7.h9<v>", "a8.h6<v>", "a8.h10<v>"],
+    ):
         ask = lambda receivers=receivers: path_patch(model, PAIR, receivers, heads)  # noqa: E731
         took = min(timed(ask) for _ in range(2))
         print(f"{', '.join(receivers):46}{took:10.3f} s{took / forward:8.1f} forward passes")
@@ -135,7 +138,9 @@ def growth_table():
     """Memory and time of the edges into one layer, by length. In a process that has done nothing else."""
     model = GPT2.from_pretrained(seeded.folder())
     loaded = memory("VmRSS")
-    print(f"\n{'tokens':>8}{'edges':>8}{'seconds':>9}{'ms an edge':>12}{'peak extra MiB':>16}  (readers of layer 11; at most 512)")
+    print(
+        f"\n{'tokens':>8}{'edges':>8}{'seconds':>9}{'ms an edge':>12}{'peak extra MiB':>16}  (readers of layer 11; at most 512)"
+    )
     for n_seq in (11, 22, 44, 88):
         reset_peak()
         setting = Setting(model, random_pair(n_seq))

@@ -22,7 +22,11 @@ def module(name):
 
 edges, ablated, nodes = module("edges"), module("ablated"), module("nodes")
 new_z, after, differences = edges.new_z, edges.after, module("setting").Setting.differences
-add_products, read_by_heads, note = module("attribution").add_products, ablated.read_by_heads, module("paths").Carried.note
+add_products, read_by_heads, note = (
+    module("attribution").add_products,
+    ablated.read_by_heads,
+    module("paths").Carried.note,
+)
 
 
 def swapped_q_and_k(*args):
@@ -70,7 +74,9 @@ def the_query_heads_input_for_all(x, h, config):
 
 def bias_of_c_proj_forgotten(model, n_seq):
     right = of_zero(model, n_seq)
-    return right._replace(**{name: np.zeros_like(getattr(right, name)) for name in ("resid_pre", "resid_mid", "resid_post")})
+    return right._replace(
+        **{name: np.zeros_like(getattr(right, name)) for name in ("resid_pre", "resid_mid", "resid_post")}
+    )
 
 
 of_zero = ablated.of_zero

@@ -15,6 +15,8 @@ from patching.verify import circuits as verify
 
 FACTS = load_facts(HERE / "stand_in_facts.json")["circuits"]
 MODEL, BY_EDGES, BY_HEADS = FACTS
+
+
 @pytest.fixture(scope="module")
 def stand_in(tmp_path_factory):
     folder = tmp_path_factory.mktemp("stand_in")
@@ -48,7 +50,9 @@ FAULTS = {  # what is broken, where, and the fact that must be red
 def median_of(model, texts):
     from patching.circuits.ablated import Ablated, of_run
 
-    return Ablated(*(np.median(np.stack(arrays), axis=0) for arrays in zip(*(of_run(model.run(text)) for text in texts))))
+    return Ablated(
+        *(np.median(np.stack(arrays), axis=0) for arrays in zip(*(of_run(model.run(text)) for text in texts)))
+    )
 
 
 def verify_zero(model, texts):

@@ -9,7 +9,7 @@ from models import ODD, SMALL, random_model, random_weights
 
 from patching import PromptPair, sweep
 from patching.circuits import EdgeResult, attribute_edges, edges, edges_one_by_one, error_report
-from patching.circuits.nodes import Reader, edge_mask, readers, reader_named, writer_named, writers
+from patching.circuits.nodes import Reader, edge_mask, reader_named, readers, writer_named, writers
 from patching.circuits.result import load_edges
 from patching.circuits.setting import Setting
 
@@ -30,7 +30,10 @@ def exact(name="two differ", direction="noising"):
 
 def one_pass_is_one_by_one(name, direction):
     model = random_model()
-    fast, plain = edges(model, PAIRS[name], direction=direction), edges_one_by_one(model, PAIRS[name], direction=direction)
+    fast, plain = (
+        edges(model, PAIRS[name], direction=direction),
+        edges_one_by_one(model, PAIRS[name], direction=direction),
+    )
     assert (fast.mask == edge_mask(model.config)).all() and (plain.mask == fast.mask).all()
     assert np.nanmax(abs(fast.values - plain.values)) <= FLOAT64
     assert np.nanmax(abs(plain.effects)) > 1e-3, "edges do something"
@@ -74,7 +77,9 @@ def test_estimates_are_pytorchs_gradients(steps, ends):
     ours = attribute_edges(random_model(), PAIR, steps=steps, ends=ends)
     base, other = (reference.outputs(text) for text in PAIR.ids)
     theirs = np.zeros(ours.values.shape)
-    shares = {"base": np.arange(1, steps + 1) / steps, "other": np.arange(steps) / steps, "both": np.array([0, 1])}[ends]
+    shares = {"base": np.arange(1, steps + 1) / steps, "other": np.arange(steps) / steps, "both": np.array([0, 1])}[
+        ends
+    ]
     for share in shares:
         added = {r: torch.zeros_like(base["input"], requires_grad=True) for r in ours.readers}
         between = other["input"] + share * (base["input"] - other["input"])
@@ -112,7 +117,9 @@ def test_head_to_head_is_transformer_lens_own(dtype, tolerance):
 
         with torch.no_grad():
             caches = [lens.run_with_cache(text)[1] for text in (clean, corrupted)]
-            patching.get_act_patch_direct_path_all_sources(lens, corrupted, *caches, metric, component=kind, verbose=False)
+            patching.get_act_patch_direct_path_all_sources(
+                lens, corrupted, *caches, metric, component=kind, verbose=False
+            )
         heads = [(layer, head) for layer in range(ODD.n_layer) for head in range(ODD.n_head)]
         mine = [
             ours.at(f"a{layer}.h{head}", f"a{above}.h{other}<{kind}>")
@@ -176,7 +183,9 @@ def test_all_edges_into_one_reader_are_its_input_patched(direction):
         if reader.kind == "logits":
             expected = setting.corrupted_value if direction == "noising" else setting.clean_value
         elif reader.kind == "mlp":
-            expected = sweep(model, PAIR, "mlp_out", direction=direction, places=[[(reader.layer, p) for p in range(5)]]).values[0]
+            expected = sweep(
+                model, PAIR, "mlp_out", direction=direction, places=[[(reader.layer, p) for p in range(5)]]
+            ).values[0]
         else:
             result = sweep(model, PAIR, sites[reader.kind], direction=direction, positions="all")
             expected = result.values[reader.layer, reader.head]
@@ -186,7 +195,9 @@ def test_all_edges_into_one_reader_are_its_input_patched(direction):
 def small_steps_are_the_gradients():
     alpha = 1e-5
     steps, estimate = (f(random_model(), PAIR, alpha=alpha) for f in (edges, attribute_edges))
-    assert np.nanmax(abs(steps.effects - estimate.effects)) / alpha <= 1e-6 * max(1, np.nanmax(abs(estimate.effects)) / alpha)
+    assert np.nanmax(abs(steps.effects - estimate.effects)) / alpha <= 1e-6 * max(
+        1, np.nanmax(abs(estimate.effects)) / alpha
+    )
     assert np.nanmax(abs(estimate.effects)) / alpha > 1e-2
 
 
@@ -196,7 +207,10 @@ def test_at_alpha_near_0_the_exact_edge_is_eaps():
 
 def test_float32_stays_float32_and_near():
     result = edges(random_model(dtype=np.float32), PAIR)
-    assert result.values.dtype == np.float32 and attribute_edges(random_model(dtype=np.float32), PAIR).values.dtype == np.float32
+    assert (
+        result.values.dtype == np.float32
+        and attribute_edges(random_model(dtype=np.float32), PAIR).values.dtype == np.float32
+    )
     assert np.nanmax(abs(result.values - exact().values)) < 1e-5
 
 
@@ -214,9 +228,7 @@ def test_several_pairs_of_different_lengths():
     result, singles = edges(random_model(), iter(pairs)), [edges(random_model(), pair) for pair in pairs]
     assert result.n_pairs == 3
     np.testing.assert_allclose(result.values, np.mean([one.values for one in singles], axis=0))
-    np.testing.assert_allclose(
-        result.standard_error, np.std([one.effects for one in singles], axis=0, ddof=1) / 3**0.5
-    )
+    np.testing.assert_allclose(result.standard_error, np.std([one.effects for one in singles], axis=0, ddof=1) / 3**0.5)
 
 
 def test_top_and_table_show_the_strongest():
@@ -298,7 +310,10 @@ def test_what_cannot_be_asked_is_refused():
 
 
 def test_the_error_report_by_hand():
-    exact_values, estimates = np.array([[np.nan, 4.0, -3.0], [1.0, 0.5, 0.0]]), np.array([[np.nan, 1.0, 3.0], [2.0, 0.4, 0.1]])
+    exact_values, estimates = (
+        np.array([[np.nan, 4.0, -3.0], [1.0, 0.5, 0.0]]),
+        np.array([[np.nan, 1.0, 3.0], [2.0, 0.4, 0.1]]),
+    )
 
     def result(values, method):
         return EdgeResult(

@@ -37,7 +37,9 @@ class TorchEdges:
             hook(self.hf.transformer.drop, lambda _, i, out: made.__setitem__("input", out[0]))
             for layer, block in enumerate(self.blocks):
                 hook(block.mlp, lambda _, i, out, layer=layer: made.__setitem__(f"m{layer}", out[0]))
-                hook(block.attn.c_proj, lambda module, i, out, layer=layer: self.head_outputs(module, i[0], layer, made))
+                hook(
+                    block.attn.c_proj, lambda module, i, out, layer=layer: self.head_outputs(module, i[0], layer, made)
+                )
             return self.hf(torch.tensor([list(tokens)]), use_cache=False).logits[0, -1], made
 
     def head_outputs(self, c_proj, z, layer, made):

@@ -23,9 +23,7 @@ def greater_than_texts(found):
     texts = []
     for noun, century, year in re.findall(r"(\D+?)(\d\d)(\d\d)(?: |$)", found["pairs"]):
         noun, century = [found["nouns"][noun]], [found["centuries"][century]]
-        both = (
-            [*start, *noun, *middle, *century, found["two_digits"][y], *end, *century] for y in (int(year), 1)
-        )
+        both = ([*start, *noun, *middle, *century, found["two_digits"][y], *end, *century] for y in (int(year), 1))
         texts.append((*both, int(year)))
     return texts
 

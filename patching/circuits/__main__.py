@@ -38,11 +38,15 @@ def parser():
     what.add_argument("--edges", action="store_true", help="every edge exactly; the strongest as a table")
     what.add_argument("--errors", action="store_true", help="EAP, EAP-IG and clean-corrupted beside the exact edges")
     what.add_argument("--paths", metavar="RECEIVERS", help='e.g. logits, or "a4.h2<q>,m5": path patching into these')
-    what.add_argument("--circuit", type=int, metavar="N", help="the circuit of the N strongest edges, and what it does alone")
+    what.add_argument(
+        "--circuit", type=int, metavar="N", help="the circuit of the N strongest edges, and what it does alone"
+    )
     p.add_argument("--model", default="gpt2", type=terminal.filled, metavar="NAME_OR_FOLDER", help="default: gpt2")
     p.add_argument("--clean", default=CLEAN, type=terminal.filled, metavar="TEXT")
     p.add_argument("--corrupted", default=CORRUPTED, type=terminal.filled, metavar="TEXT")
-    p.add_argument("--answers", nargs=2, default=(" Jones", " Smith"), metavar=("CLEAN", "CORRUPTED"), help="one token each")
+    p.add_argument(
+        "--answers", nargs=2, default=(" Jones", " Smith"), metavar=("CLEAN", "CORRUPTED"), help="one token each"
+    )
     p.add_argument("--bos", action="store_true", help="put <|endoftext|> in front of both texts")
     p.add_argument("--direction", choices=("noising", "denoising"), default="noising", help="default: noising")
     p.add_argument("--metric", choices=METRICS, default="logit_difference", help="default: logit_difference")
@@ -66,7 +70,9 @@ def main(arguments=None):
         result = path_patch(model, pair, args.paths.split(","), through=args.through, **question)
     else:
         result = exact_edges(model, pair, args, question)
-    told = {"errors": tell_errors, "circuit": tell_circuit}.get("errors" if args.errors else "circuit" * bool(args.circuit))
+    told = {"errors": tell_errors, "circuit": tell_circuit}.get(
+        "errors" if args.errors else "circuit" * bool(args.circuit)
+    )
     print("\n".join(heading(result)))
     figure = told(args, model, pair, result, question) if told else tell_edges(args, result)
     written = []
@@ -111,7 +117,10 @@ def exact_edges(model, pair, args, question):
             return edges(model, pair, keep_in=args.keep_in, progress=progress, **question)
         except KeyboardInterrupt:
             if args.keep_in:
-                print(f"\nfinished layers are kept in {args.keep_in}; the same command goes on from there", file=sys.stderr)
+                print(
+                    f"\nfinished layers are kept in {args.keep_in}; the same command goes on from there",
+                    file=sys.stderr,
+                )
             raise
 
 

@@ -34,7 +34,9 @@ def of_run(run):
 def of_mean(model, texts):
     """The mean over texts of one length, position by position."""
     if len(lengths := sorted({len(text) for text in texts})) > 1:
-        raise ValueError(f"a mean at each position needs texts of equal length, got {' and '.join(map(str, lengths))} tokens")
+        raise ValueError(
+            f"a mean at each position needs texts of equal length, got {' and '.join(map(str, lengths))} tokens"
+        )
     total = None
     for text in texts:
         run = of_run(model.run(text, keep=["z", "mlp_out", "resid_mid"]))

@@ -45,7 +45,9 @@ def attribute_edges(
         setting = Setting(model, pair, as_direction(direction), one_metric, alpha)
         moments.add(setting.base_value + scores(setting, fractions(steps, ends)), setting.base_value)
         settings.append(summary(setting))
-    method = "clean-corrupted" if ends == "both" else "EAP" if steps == 1 and ends == "base" else f"EAP-IG, {steps} steps"
+    method = (
+        "clean-corrupted" if ends == "both" else "EAP" if steps == 1 and ends == "base" else f"EAP-IG, {steps} steps"
+    )
     return result_of(model, settings, moments, method)
 
 
@@ -64,6 +66,11 @@ def scores(setting, fractions):
     for fraction in fractions:
         for first_column, gradients in reader_gradients(run_between(setting, fraction)):
             add_products(found, differences, setting.first, first_column, gradients)
+    if not np.isfinite(found[edge_mask(c)]).all():
+        raise FloatingPointError(
+            f"the estimates overflowed {setting.model.dtype}: alpha, the metric's slope or the weights are too large; try "
+            "dtype=np.float64"
+        )
     return found / len(fractions)
 
 

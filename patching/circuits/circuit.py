@@ -40,7 +40,9 @@ class Circuit:
         """Heads (layer, head), each at some positions or at all (None). MLPs and the embedding always run on."""
         for layer, head in heads:
             writer_named(f"a{layer}.h{head}", config)
-        return cls(heads=tuple(sorted((at, None if some is None else tuple(sorted(some))) for at, some in heads.items())))
+        return cls(
+            heads=tuple(sorted((at, None if some is None else tuple(sorted(some))) for at, some in heads.items()))
+        )
 
     @classmethod
     def from_mask(cls, config, mask):

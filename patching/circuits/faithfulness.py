@@ -130,7 +130,11 @@ class Measure:
         return values
 
     def of(self, circuit):
-        return self.of_mask(circuit.mask(self.model.config)) if circuit.heads is None else self.of_heads(dict(circuit.heads))
+        return (
+            self.of_mask(circuit.mask(self.model.config))
+            if circuit.heads is None
+            else self.of_heads(dict(circuit.heads))
+        )
 
     def faithfulness(self, circuit):
         nothing = self.nothing if circuit.heads is None else self.of_heads({})

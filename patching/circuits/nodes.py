@@ -75,7 +75,9 @@ def writer_named(name, config):
     found = None
     if match:
         layer, head, mlp = match.groups()
-        found = Writer("head", int(layer), int(head)) if layer else Writer("mlp", int(mlp)) if mlp else writers(config)[0]
+        found = (
+            Writer("head", int(layer), int(head)) if layer else Writer("mlp", int(mlp)) if mlp else writers(config)[0]
+        )
     return checked(found, name, "writer", '"input", "a3.h7" or "m5"', config)
 
 

@@ -15,9 +15,9 @@ from minigpt2 import model as m
 from minigpt2.checks import indices, quiet
 from minigpt2.overwrite import Overwrite, as_writes
 
-from ..one_pass import arrival_of, one_pass
+from ..one_pass import arrival_of
 from ..prompts import PromptPair
-from .edges import BUDGET, in_batches, summary
+from .edges import BUDGET, carry, in_batches, summary
 from .nodes import reader_named, writer_named, writers
 from .result import EdgeResult, Moments, result_of
 from .setting import Setting, as_direction, as_metrics, as_pairs
@@ -51,7 +51,9 @@ def path_patch(
         setting = Setting(model, pair, as_direction(direction), one_metric)
         moments.add(paths_of_pair(setting, found, chosen, through, positions), setting.base_value)
         settings.append(summary(setting))
-    result = result_of(model, settings, moments, "path patching, " + ("through MLPs" if through == "mlps" else "direct"))
+    result = result_of(
+        model, settings, moments, "path patching, " + ("through MLPs" if through == "mlps" else "direct")
+    )
     return EdgeResult(**{**vars(result), "readers": (", ".join(map(str, found)),)})
 
 
@@ -177,8 +179,4 @@ def second_pass(setting, noted, values):
                     yield arrival
 
     for batch in in_batches(all_arrivals(), setting.n_seq, setting.model):
-        with quiet():
-            members, rows = one_pass(setting.model, setting.base, batch)
-        for at in range(0, len(members), 128):
-            for member, value in zip(members[at : at + 128], setting.read(rows[at : at + 128])):
-                values[member.patch] = value
+        carry(setting, batch, values)

@@ -32,7 +32,9 @@ class Kept:
             if values.shape != self.values.shape or values.dtype != self.values.dtype or not isinstance(question, dict):
                 raise ValueError
         except Exception:  # zipfile, zlib and NumPy's format have classes of their own
-            raise ValueError(f"{self.path} does not keep edges of this model: give another folder, or remove it") from None
+            raise ValueError(
+                f"{self.path} does not keep edges of this model: give another folder, or remove it"
+            ) from None
         if others := [name for name, value in self.question.items() if question.get(name) != value]:
             name = others[0]
             raise ValueError(

@@ -191,7 +191,7 @@ def circuit_facts(reference, n_pairs=6, n_edges=25, steps=3):
     from torch_edges import TorchEdges
 
     from minigpt2.checkpoint.weights import nest
-    from minigpt2.facts.text_sets import greater_than_texts, head_circuit_texts, text_set
+    from minigpt2.facts.text_sets import greater_than_texts, text_set
     from minigpt2.model import Config
     from patching.circuits.circuit import Circuit
     from patching.circuits.nodes import edge_mask, readers, writers

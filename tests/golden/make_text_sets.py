@@ -40,7 +40,9 @@ def greater_than(path, encode):
         "pairs": " ".join(f"{noun}{year}" for noun, year in pairs),
     }
     for (clean, corrupted, _), row in zip(greater_than_texts(found), rows, strict=True):
-        assert clean == encode("<|endoftext|>" + row["clean"]) and corrupted == encode("<|endoftext|>" + row["corrupted"])
+        assert clean == encode("<|endoftext|>" + row["clean"]) and corrupted == encode(
+            "<|endoftext|>" + row["corrupted"]
+        )
     return found
 
 
@@ -59,7 +61,13 @@ def head_circuit(path, encode, decode):
             "prompts": [words(clean) + " |" + words(corrupt) for clean, corrupt in texts],
             "answers": [prompt["answers"] + prompt["wrong_answers"] for prompt in prompts],
         }
-    seen = {word for t in templates.values() for line in [*t["prompts"], *t["answers"]] for word in line.split() if word != "|"}
+    seen = {
+        word
+        for t in templates.values()
+        for line in [*t["prompts"], *t["answers"]]
+        for word in line.split()
+        if word != "|"
+    }
     found = {
         "about": data["meaning"],
         "from": "UFO-101/auto-circuit, datasets/ioi and tests/test_experiment_utils.py: the first 50 prompts of each template",
