@@ -125,11 +125,11 @@ def load(path: str | os.PathLike[str]) -> Result:
             check_zip(path, opened)
             with np.load(opened, allow_pickle=False) as file:
                 check_size(sum(member.file_size for member in file.zip.infolist()), os.fstat(opened.fileno()).st_size)
-                about = json.loads(str(file["about"][()]))
+                about: Any = json.loads(str(file["about"][()]))
                 arrays = {name: file[name] for name in ARRAYS if name in file}
         except Exception as error:  # zipfile, zlib, lzma and NumPy's format have classes of their own
             raise ValueError(f"{path} is not a result that patching.save wrote ({brief(error)})") from None
-    about: Any = LATER | about if isinstance(about, dict) else about
+    about = LATER | about if isinstance(about, dict) else about
     fault = find_fault(about, arrays)
     if fault:
         remedy = "make it again with python -m patching.demo --save"
