@@ -35,6 +35,7 @@ benchmarks: .venv/ready-reference
 	$(BIN)/python benchmarks/backward.py
 	$(BIN)/python benchmarks/generation.py
 	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/edges.py
 
 # What README.md and docs/ show; figures/README.md says which command makes which picture
 figures: .venv/ready

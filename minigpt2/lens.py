@@ -13,6 +13,7 @@ patching's question. pictures.py draws all of this.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -94,7 +95,8 @@ def likeliest(logits, top):
 class Attribution:
     """What everything that wrote into one position's stream adds to logit(plus) - logit(minus).
 
-    embedding, position_embedding, heads, attn_bias, mlp and ln_f_bias sum to `total`, the model's own logit difference.
+    embedding, position_embedding, heads, attn_bias, mlp, ln_f_bias and overwritten sum to `total`, the model's own logit
+    difference.
     """
 
     run: Run
@@ -108,6 +110,7 @@ class Attribution:
     attn_bias: np.ndarray  # [n_layer]: c_proj's bias, which belongs to no head
     mlp: np.ndarray  # [n_layer]
     ln_f_bias: float
+    overwritten: float = 0.0  # what overwrites of the stream itself, of a head's result or of a layer's sum put in
 
     def __repr__(self) -> str:
         terms = sorted(self.terms, key=lambda term: -abs(term[1]))[:4]
@@ -131,7 +134,8 @@ class Attribution:
         for layer, heads in enumerate(self.heads):
             terms += [(f"head {layer}.{head}", float(value)) for head, value in enumerate(heads)]
             terms += [(f"attn {layer} bias", float(self.attn_bias[layer])), (f"mlp {layer}", float(self.mlp[layer]))]
-        return [*terms, ("ln_f bias", self.ln_f_bias)]
+        terms.append(("ln_f bias", self.ln_f_bias))
+        return [*terms, ("overwritten", self.overwritten)] if self.run.overwrites else terms
 
 
 def direct_logit_attribution(run: Run, plus: int | str, minus: int | str, position: int = -1) -> Attribution:
@@ -160,12 +164,13 @@ def direct_logit_attribution(run: Run, plus: int | str, minus: int | str, positi
     rows = [h.attn.c_proj.weight @ reads for h in weights.h]  # n_layer of [n_embd]: what each column of z adds
     z = run.z[:, :, position]  # [n_layer, n_head, d_head]
     total = m.layer_norm(resid, weights.ln_f.weight, weights.ln_f.bias, c.layer_norm_epsilon) @ direction
-    return Attribution(
-        run, plus, minus, position, float(total),
+    parts: dict[str, Any] = dict(
         embedding=float(weights.wte[run.tokens[position]] @ reads),
         position_embedding=float(weights.wpe[position] @ reads),
         heads=read_only((z * np.reshape(rows, z.shape)).sum(axis=-1)),
         attn_bias=read_only(np.array([h.attn.c_proj.bias @ reads for h in weights.h])),
         mlp=read_only(run.mlp_out[:, position] @ reads),
         ln_f_bias=float(weights.ln_f.bias @ direction),
-    )  # fmt: skip
+    )
+    rest = float(total) - sum(float(np.sum(part)) for part in parts.values()) if run.overwrites else 0.0
+    return Attribution(run, plus, minus, position, float(total), **parts, overwritten=rest)

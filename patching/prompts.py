@@ -45,8 +45,11 @@ class PromptPair:
         clean, corrupted = self.ids or (self.clean, self.corrupted)
         return f"PromptPair({clean!r} -> {self.answers[0]!r}, {corrupted!r} -> {self.answers[1]!r})"
 
-    def tokens(self, model: GPT2) -> "PairTokens":
-        """Tokenise with the model's vocabulary and check. Returns PairTokens, or raises ValueError with the remedy."""
+    def tokens(self, model: GPT2, may_be_equal: bool = False) -> "PairTokens":
+        """Tokenise with the model's vocabulary and check. Returns PairTokens, or raises ValueError with the remedy.
+
+        may_be_equal: the two runs differ in something else than their tokens, such as what is overwritten in them.
+        """
         if self.ids is None:
             bos = [beginning_of_sequence(model)] if self.bos and not model.tokenizer.adds_bos else []
             texts = [bos + model.encode(text) for text in (self.clean, self.corrupted)]
@@ -63,7 +66,7 @@ class PromptPair:
         if clean_answer == corrupted_answer:
             raise ValueError(f"both answers are token {clean_answer}: the metric compares two different tokens")
         tokens = PairTokens(tuple(map(int, clean)), tuple(map(int, corrupted)), (clean_answer, corrupted_answer))
-        if not tokens.differing:
+        if not (tokens.differing or may_be_equal):
             raise ValueError("clean and corrupted are the same tokens, so there is nothing to patch; change a token")
         return tokens
 

@@ -11,6 +11,9 @@ from .prompts import PairTokens
 ROUNDING = 1e-4  # more than float32 leaves of a difference of logits that is zero
 
 
+OTHER_RUN = "the other run"  # the source of every patch that is not said to be another
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Result:
     """The metric after each patch.
@@ -37,7 +40,8 @@ class Result:
     revision: str | None = None
     logits: np.ndarray | None = None  # [*values.shape, n_vocab] of the last position, with keep_logits
     method: str = "patching"  # or "attribution", the first-order estimate
-    source: str = "the other run"  # what was written
+    source: str = OTHER_RUN  # what was written
+    overwrites: int = 0  # how many there were in the patched run throughout
     spread: np.ndarray | None = None  # of several draws: the standard deviation beside each mean value
     places: tuple | None = None  # of the axis "set": what each patched, ((layer, head or None, position or None), ...)
 
@@ -64,6 +68,20 @@ class Result:
     def target(self) -> str:
         """The run that the vectors came from."""
         return "corrupted" if self.base == "clean" else "clean"
+
+    @property
+    def restores(self) -> bool:
+        """Whether the clean run's vectors were written into the corrupted run: only then does a patch restore anything."""
+        return self.base == "corrupted" and self.source == OTHER_RUN
+
+    @property
+    def way(self) -> str:
+        """What was written where: "clean vectors written into the corrupted run"."""
+        what = f"{self.target} vectors" if self.source == OTHER_RUN else self.source
+        throughout = (
+            f" of a model with {self.overwrites} overwrite{'s' * (self.overwrites > 1)}" if self.overwrites else ""
+        )
+        return f"{what} written into the {self.base} run{throughout}"
 
     @property
     def base_value(self) -> float:

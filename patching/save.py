@@ -19,7 +19,7 @@ from minigpt2.checkpoint import tensors
 from minigpt2.terminal import brief
 
 from .prompts import PairTokens
-from .result import Result
+from .result import OTHER_RUN, Result
 from .sites import SITES
 
 FORMAT = 1
@@ -48,8 +48,9 @@ KINDS = {  # of every other field of Result as JSON has it; the check of a file 
     "method": str,
     "source": str,
     "places": (list, type(None)),
+    "overwrites": int,
 }
-LATER = {"source": "the other run", "places": None}  # fields that older files do not have
+LATER = {"source": OTHER_RUN, "places": None, "overwrites": 0}  # fields that older files do not have
 
 
 def save(result: Result, path: str | os.PathLike[str], command: str | None = None) -> Path:

@@ -15,6 +15,7 @@ from minigpt2 import GPT2, Run
 from minigpt2.checks import is_finite, is_number, whole_number
 
 from .prompts import PromptPair
+from .result import OTHER_RUN
 
 
 class Runs(NamedTuple):
@@ -33,7 +34,7 @@ class Source:
 
 def other_run() -> Source:
     """The other text's run, at the same place: what patching writes unless something else is asked for."""
-    return Source("the other run", lambda runs, name, layer, head: runs.target.activation(name, layer, head))
+    return Source(OTHER_RUN, lambda runs, name, layer, head: runs.target.activation(name, layer, head))
 
 
 def zero(convention: str = "raw") -> Source:

@@ -170,7 +170,7 @@ def test_everything_in_backticks_exists(page):
         if command := re.match(r"python -m ([\w.]+)", quoted):
             at = ROOT / command[1].replace(".", "/")
             assert at.with_suffix(".py").exists() or (at / "__main__.py").exists(), f"{page.name}: `{quoted}`"
-        elif re.fullmatch(r"[\w./-]+\.(py|md|json|csv|safetensors|txt)|[\w.-]+/", quoted):
+        elif re.fullmatch(r"[\w./-]+\.(py|md|json|csv|safetensors|txt|cfg|toml)|[\w.-]+/", quoted):
             places = [ROOT, page.parent, *(ROOT / name for name in ("minigpt2", "patching", "tests/golden"))]
             assert any((place / quoted).exists() for place in places), f"{page.name}: there is no `{quoted}`"
         elif quoted.startswith("test_"):
