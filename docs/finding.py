@@ -15,7 +15,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a checkout works as it lies, installed or not
 
-from minigpt2 import GPT2  # noqa: E402
+from minigpt2 import GPT2, Overwrite  # noqa: E402
 from minigpt2 import model as m  # noqa: E402
 from minigpt2.bundled.corpus import held_out_name  # noqa: E402
 from minigpt2.bundled.words import FIRST_NAMES, SURNAMES  # noqa: E402
@@ -86,21 +86,14 @@ for site, position in (("v", SURNAME), ("k", SURNAME), ("q", LAST), ("pattern", 
 
 # %% Is it these heads? A causal check
 #
-# Effects of single patches need not add up, so patch all of these heads at once: run the base text layer by layer, and
-# overwrite their z at one position as it goes by. Against it, all other heads; and the same heads at another position.
+# Effects of single patches need not add up, so patch all of these heads at once: run the base text with their z overwritten
+# at one position. Against it, all other heads; and the same heads at another position.
 
 
 def patched_together(base, source, heads, pos):
     """The last position's logits of base, with the z of several heads at one position taken from source."""
-    eps = model.config.layer_norm_epsilon
-    resid = base.resid_pre[0]
-    for layer, h in enumerate(model.weights.h):
-        z = m.block(resid, h, model.config)["z"]
-        for head in [head for at, head in heads if at == layer]:
-            z[head, pos] = source.z[layer, head, pos]
-        resid_mid = resid + m.linear(m.merge_heads(z), *h.attn.c_proj)
-        resid = resid_mid + m.mlp(m.layer_norm(resid_mid, *h.ln_2, eps), *h.mlp)
-    return model.resume(resid, n_layer)[-1]
+    overwrites = [Overwrite(layer, "z", source, heads=[head], positions=[pos]) for layer, head in heads]
+    return model.run(base.tokens, overwrites=overwrites).logits[-1]
 
 
 def moved(base, source, answers, heads, pos):
@@ -211,6 +204,6 @@ print(
 # from there to the position where it is needed, each a part of it; they find it by the first name before it, which heads
 # of layer 1 have noted there. The same heads do it for other names and in other sentences.
 #
-# Not found: what the MLPs do in between, why block 0 matters at the surname's own position (docs/patching.md, block_out),
+# Not found: what the MLPs do in between, why block 0 matters at the surname's own position (docs/patching.md),
 # what the model does with two people, whose surnames must be told apart, and whether the eight heads differ in what they
 # do. All patches were made within one family of sentences; the claim reaches no further.

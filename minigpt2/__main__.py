@@ -3,9 +3,8 @@
 import argparse
 import codecs
 import sys
-import unicodedata
 
-from .terminal import filled, guarded, table
+from .terminal import Parser, decoded, filled, guarded, printable, table, warn
 
 DESCRIPTION = "Shows what GPT-2 expects next, continues a text, and draws what happens inside."
 EXAMPLES = """examples:
@@ -14,16 +13,11 @@ EXAMPLES = """examples:
   python -m minigpt2 "The dog" --generate 30 --temperature 0.8 --top-p 0.95 --seed 1
   python -m minigpt2 "The dog" --tokens
   python -m minigpt2 "When Mary and John went to the store, John gave a drink to" \\
-      --lens lens.png --attribution " Mary" " John" attribution.png --pattern 9 9 pattern.png
+      --lens lens.png --attribution " Mary" " John" attribution.png --pattern 4 2 pattern.png
 
 Without --model this is gpt2 or, where that can be neither found nor fetched, the small bundled model.
 Without --generate, --tokens or a picture, the table of next tokens is printed.
 """
-
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message):
-        self.exit(2, f"error: {message} (python -m minigpt2 --help shows how)\n")
 
 
 def parser():
@@ -31,12 +25,13 @@ def parser():
         prog="python -m minigpt2", description=DESCRIPTION, epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
     )  # fmt: skip
-    p.add_argument("text", help="the text to read; a space belongs to the word behind it")
+    p.add_argument("text", type=decoded, help="the text to read; a leading space is part of the word that follows")
     p.add_argument("--model", metavar="NAME_OR_FOLDER", help='a model on the Hugging Face Hub, a folder, or "bundled"')
     p.add_argument("--top", type=int, metavar="N", help="print the table of the N likeliest next tokens (20)")
     p.add_argument("--tokens", action="store_true", help="print the tokens that the text is cut into")
     g = p.add_argument_group("continuing the text")
     g.add_argument("--generate", type=int, metavar="N", help="continue the text by N tokens, printed as they come")
+    g.add_argument("--past-end", action="store_true", help="go on after <|endoftext|>, at which a text ends otherwise")
     g.add_argument("--temperature", type=float, metavar="T", help="0: the likeliest (default); higher: freer")
     g.add_argument("--top-k", type=int, metavar="K", help="draw from the K likeliest (at temperature 1 unless given)")
     g.add_argument("--top-p", type=float, metavar="P", help="draw from the fewest that hold probability P (likewise)")
@@ -52,9 +47,9 @@ def parser():
 def parse(arguments):
     p = parser()
     args = p.parse_args(arguments)
-    sampling = {"--temperature": args.temperature, "--top-k": args.top_k, "--top-p": args.top_p, "--seed": args.seed}
-    for option, value in sampling.items():
-        if value is not None and args.generate is None:
+    for option in ("--past-end", "--temperature", "--top-k", "--top-p", "--seed"):
+        value = getattr(args, option[2:].replace("-", "_"))
+        if value is not None and value is not False and args.generate is None:
             p.error(f"{option} is about how a text is continued: give --generate N as well")
     for i, what in enumerate(("layer", "head")) if args.pattern else ():
         number = args.pattern[i]
@@ -68,7 +63,7 @@ def main(arguments=None):
     args = parse(arguments)
     pictures = [paths[-1] for paths in (args.lens and [args.lens], args.attribution, args.pattern) if paths]
     if pictures:
-        from .pictures.style import check_picture
+        from .pictures.style import check_picture, write
 
         for path in pictures:
             check_picture(path)
@@ -79,17 +74,21 @@ def main(arguments=None):
     tokens = model.encode(args.text)
     if not tokens:
         raise ValueError("the text is empty: give at least one character")
+    if args.text.endswith(" ") and len(args.text) > 1:
+        warn("the text ends in a space, which is part of the next token: without it, the next words are likelier")
+    wants_next = args.top is not None or not (args.tokens or args.generate is not None or pictures)
+    if wants_next or pictures:
+        run = model.run(tokens)
+    figures = list(draw(run, args)) if pictures else []  # before anything is printed or written: each may be refused
     if args.tokens:
         print_tokens(model, tokens)
     if args.generate is not None:
         print_continued(model, args.text, tokens, args)
-    next_tokens = args.top is not None or not (args.tokens or args.generate is not None or pictures)
-    if next_tokens or pictures:
-        run = model.run(tokens)
-    if next_tokens:
+    if wants_next:
         print_next(model, run.resid_post[-1, -1], 20 if args.top is None else args.top)
-    if pictures:
-        draw(run, args)
+    for figure, path, line in figures:
+        write(figure, path)
+        print(printable(line))
 
 
 # Text
@@ -119,12 +118,17 @@ def print_continued(model, text, tokens, args):
 
     greedy = args.top_k is args.top_p is args.seed is None
     temperature = args.temperature if args.temperature is not None else float(not greedy)
-    new = generate(model, tokens, args.generate, temperature, args.top_k, args.top_p, args.seed)
+    end = None if args.past_end else model.tokenizer.end_of_text
+    new = generate(model, tokens, args.generate, temperature, args.top_k, args.top_p, args.seed, stop=end)
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     show(text)
+    n = 0
     for token in new:
         show(decoder.decode(spelled(model, token)))
+        n += 1
     show(decoder.decode(b"", final=True) + "\n")
+    if n < args.generate:
+        warn(f"the text ended (<|endoftext|>) after {n} of {args.generate} tokens: --past-end goes on")
 
 
 def spelled(model, token):
@@ -134,7 +138,7 @@ def spelled(model, token):
 
 def show(text):
     if sys.stdout.isatty():  # a control character in the text must not reach the terminal as a command
-        text = "".join(c if c in "\n\t" or unicodedata.category(c) != "Cc" else repr(c)[1:-1] for c in text)
+        text = printable(text, keep="\n\t")
     sys.stdout.write(text)
     sys.stdout.flush()
 
@@ -143,22 +147,19 @@ def show(text):
 
 
 def draw(run, args):
+    """Draw what was asked for: yields each figure, the path to write it to, and a line that says so."""
     from .lens import direct_logit_attribution, logit_lens
     from .pictures import runs
-    from .pictures.style import write
 
     if args.lens:
-        write(runs.lens_figure(logit_lens(run)), args.lens)
-        print(args.lens)
+        yield runs.lens_figure(logit_lens(run)), args.lens, args.lens
     if args.attribution:
         plus, minus, path = args.attribution
         attribution = direct_logit_attribution(run, plus, minus)
-        write(runs.attribution_figure(attribution), path)
-        print(f"{path}: {attribution}")
+        yield runs.attribution_figure(attribution), path, f"{path}: {attribution}"
     if args.pattern:
         layer, head, path = args.pattern
-        write(runs.pattern_figure(run, layer, head), path)
-        print(path)
+        yield runs.pattern_figure(run, layer, head), path, path
 
 
 if __name__ == "__main__":

@@ -113,16 +113,17 @@ def whole_number(what, value, least):
     return number
 
 
-def indices(what, chosen, n, of):
-    """A list of distinct indices 0 to n - 1, all of them for None; negative ones count from the end, as in Python."""
+def indices(what, chosen, n, those):
+    """A list of distinct indices 0 to n - 1, all of them for None; negative ones count from the end, as in Python. those
+    says in a refusal what there are, e.g. "the prompts have 11 tokens"."""
     if chosen is None:
         return list(range(n))
     found, seen = [], set()
     for i in whole_numbers(what, chosen):
         if not -n <= i < n:
-            raise ValueError(f"{what} {i} is out of range: {of} {n} {what}s (0 to {n - 1})")
+            raise ValueError(f"{what} {i} is out of range: {those} (0 to {n - 1})")
         if i % n in seen:
-            raise ValueError(f"{what}s names {what} {i % n} twice")
+            raise ValueError(f"{what}s contains {what} {i % n} twice")
         seen.add(i % n)
         found.append(i % n)
     if not found:

@@ -5,6 +5,7 @@ The arithmetic is in model.py, the overwriting in overwrite.py, what is refused 
 and tokenizer.py the vocabulary.
 """
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,18 +15,25 @@ import numpy as np
 from . import model as m
 from .checks import check_batch, check_finite, check_resumed, check_tokens, quiet
 from .memory import keep_freed_memory, room_for
-from .overwrite import Overwrite, overwritten_block, prepare, put
+from .overwrite import Overwrite, check_ahead, overwritten_block, prepare, put
+from .shapes import check_config, check_weights
 
 
 class GPT2:
-    """A GPT-2 of any size: `config`, `weights` (read-only arrays) and, where its folder has one, a tokenizer."""
+    """A GPT-2 of any size: `config`, `weights` (read-only arrays) and, where its folder has one, a tokenizer.
+
+    Made from a Config and Weights of one's own, it holds views of those arrays, all float32 or all float64, and raises
+    CheckpointError for weights that are not exactly those of the config.
+    """
 
     def __init__(self, config, weights, tokenizer=None, name="unnamed", revision=None):
+        check_config(config)
         self.config = config
-        self.weights = weights
+        self.weights = check_weights(config, weights)
         self.name = name
         self.revision = revision
         self._tokenizer = tokenizer
+        self._origin = None  # (name or absolute folder, dtype, revision) of a model that can be loaded again
         keep_freed_memory()
 
     @classmethod
@@ -39,7 +47,18 @@ class GPT2:
         from .checkpoint.weights import load
 
         config, weights, source = load(name_or_folder, dtype, revision)
-        return cls(config, weights, source.tokenizer, source.name, source.revision)
+        model = cls(config, weights, source.tokenizer, source.name, source.revision)
+        place = source.name if source.revision or source.name == "bundled" else os.path.abspath(source.folder)
+        model._origin = place, np.dtype(dtype).name, source.revision
+        return model
+
+    def __reduce__(self):
+        """Pickle a loaded model as where it came from, to be loaded once in each process; another one as its arrays."""
+        if self._origin is None:
+            return type(self), (self.config, self.weights, self._tokenizer, self.name, self.revision)
+        from .pickled import fingerprint, load_again
+
+        return load_again, (type(self), *self._origin, self.name, fingerprint(self.weights))
 
     def __repr__(self):
         c = self.config
@@ -133,7 +152,9 @@ class GPT2:
         another shape or place, FloatingPointError for a stream that is not finite or overflows.
         """
         resid = check_resumed(resid, layer, at, self.config, self.dtype)
-        return self.run_on(resid, layer, prepare(overwrites, self, resid.shape[-2]), at)
+        writes = prepare(overwrites, self, resid.shape[-2])
+        check_ahead(writes, layer, at)
+        return self.run_on(resid, layer, writes, at)
 
     def run_on(self, resid, layer, writes, at="resid_pre"):
         """resume, with nothing checked but the numbers: writes are overwrite.prepare's."""
@@ -141,11 +162,12 @@ class GPT2:
         for i, h in enumerate(self.weights.h[layer:], start=layer):
             some = writes.get(i, ())
             with quiet():
+                resid = resid.copy() if some else resid  # it is written to where it is itself overwritten
                 if (i, at) == (layer, "resid_mid"):
+                    put(some, at, resid, None, None)
                     for name, resid in m.mlp_layer(resid, h, c):
                         put(some, name, resid, None, None)
                 else:
-                    resid = resid.copy() if some else resid  # it is written to where resid_pre is overwritten
                     for _, resid in overwritten_block(resid, h, c, some):
                         pass
             check_finite(resid, f"the residual stream overflowed {self.dtype} in layer {i}")
@@ -212,6 +234,19 @@ class Run:
     v = Kept()  # [n_layer, n_head, n_seq, d_head]
     z = Kept()  # [n_layer, n_head, n_seq, d_head]
 
+    def __getstate__(self):
+        """Every array kept, the stream once; what is computed on first use is computed again."""
+        stream = np.concatenate([self.resid_pre, self.resid_post[-1:]])
+        others = {name: array for name, array in self.kept.items() if name not in ("resid_pre", "resid_post")}
+        return self.model, self.tokens, others | {"stream": stream}, self.overwrites
+
+    def __setstate__(self, state):
+        model, tokens, kept, overwrites = state
+        kept = {name: read_only(array) for name, array in kept.items()}
+        stream = kept.pop("stream")
+        kept |= {"resid_pre": stream[:-1], "resid_post": stream[1:]}
+        self.__dict__.update(model=model, tokens=tokens, kept=kept, overwrites=overwrites)
+
     def __repr__(self):
         under = f" under {len(self.overwrites)} overwrites" if self.overwrites else ""
         return f"Run({len(self.tokens)} tokens through {self.model!r}{under})"
@@ -232,7 +267,9 @@ class Run:
         if name == "pattern":
             return m.attention_pattern(self.q[layer, heads], self.k[layer, heads])
         if name == "result":
-            return m.head_results(self.z[layer], self.model.weights.h[layer].attn.c_proj.weight)[heads]
+            result = m.head_results(self.z[layer], self.model.weights.h[layer].attn.c_proj.weight)
+            put(writes, name, result, None, None)
+            return result[heads]
         return getattr(self, name)[layer][heads]
 
     @cached_property

@@ -23,7 +23,7 @@ ORDER = ("resid_pre", "q", "k", "v", "pattern", "z", "result", "attn_out", "resi
 class Overwrite:
     """Write `value` over one activation of one layer, at some heads and positions (all by default).
 
-    name is resid_pre, q, k, v, pattern (the rows of the positions that look), z, result (what each head adds to
+    name is resid_pre, q, k, v, pattern (the rows of the positions that look; later keys stay 0), z, result (what each head adds to
     attn_out, [n_head, n_seq, n_embd]), attn_out, resid_mid, mlp_out or resid_post. value is a number, an array that
     broadcasts to [n_heads, n_positions, size] (or to [n_positions, n_embd]), or a Run, of which the same activation is
     taken. With add=True the value is added to what is there (steering) instead of replacing it.
@@ -64,7 +64,7 @@ class Write(NamedTuple):
         """Write over what single heads add to attn_out [..., n_seq, n_embd], of which they are summands."""
         d_head, positions = z.shape[-1], slice(None) if self.positions is None else self.positions
         for i, head in enumerate(range(z.shape[-3]) if self.heads is None else self.heads):
-            value = self.value[i if len(self.value) > 1 else 0]  # [n_positions or 1, n_embd]
+            value = self.value[i if len(self.value) > 1 else 0]  # broadcasts to [n_positions, n_embd]
             if not self.add:
                 value = value - z[..., head, positions, :] @ c_proj.weight[head * d_head : (head + 1) * d_head]
             attn_out[..., positions, :] += value
@@ -100,6 +100,8 @@ def put(writes, name, array, z, c_proj):
             write.into(array)
         elif write.name == "result" and name == "attn_out":
             write.into_sum(array, z, c_proj)
+    if name == "pattern":  # whatever is written, no query reads a later key
+        np.copyto(array, 0, where=~m.causal_mask(*array.shape[-2:]))
 
 
 def attend_with(writes, attend=m.attend_in_blocks):
@@ -130,8 +132,8 @@ def overwritten_block(resid_pre, h, config, writes, attend=None):
 def prepare(overwrites, model, n_seq=None):
     """Check a list of Overwrite for a text of n_seq tokens: {layer: [Write, in the order of the forward pass]}.
 
-    n_seq None is a text that grows: an overwrite of all its positions cannot then differ from one to the next. Raises
-    ValueError for what cannot be written, and where two overwrites would write to one place.
+    n_seq None is a text that grows: an overwrite of all its positions cannot then differ from one to the next, and no
+    position counts from its end. Raises ValueError for what cannot be written, and where two overwrites would write to one place.
     """
     if isinstance(overwrites, Overwrite) or not isinstance(overwrites, Sequence):
         raise ValueError(f"overwrites must be a list of Overwrite, got {type(overwrites).__name__}")
@@ -149,17 +151,22 @@ def prepare_one(overwrite, model, n_seq):
     c, (layer, name) = model.config, (overwrite.layer, overwrite.name)
     if not isinstance(name, str) or name not in ORDER:
         raise ValueError(f"unknown activation {name!r:.60} to overwrite; choose from {', '.join(ORDER)}")
-    indices("layer", [layer], c.n_layer, f"{model.name} has")
+    indices("layer", [layer], c.n_layer, f"{model.name} has {c.n_layer} layers")
     if overwrite.heads is not None and name not in BY_HEAD:
         raise ValueError(f"{name} has no heads: leave out heads, or overwrite {', '.join(BY_HEAD)}")
-    n_positions, text = n_seq or c.n_ctx, "the text has" if n_seq else f"{model.name} has"
+    n_positions = n_seq or c.n_ctx
+    text = f"the text has {n_seq} tokens" if n_seq else f"{model.name} has {c.n_ctx} positions"
     heads, positions = (
-        None if chosen is None else np.array(indices(what, [chosen] if is_number(chosen) else chosen, n, of))
-        for what, chosen, n, of in (
-            ("head", overwrite.heads, c.n_head, f"{model.name} has"),
+        None if chosen is None else np.array(indices(what, [chosen] if is_number(chosen) else chosen, n, those))
+        for what, chosen, n, those in (
+            ("head", overwrite.heads, c.n_head, f"{model.name} has {c.n_head} heads"),
             ("position", overwrite.positions, n_positions, text),
         )
     )
+    if n_seq is None and positions is not None and np.min(overwrite.positions) < 0:
+        raise ValueError(
+            f"position {np.min(overwrite.positions)} has no meaning in a text that grows: count from its start"
+        )
     value = written_value(overwrite, heads, positions, n_seq)
     shape = written_shape(overwrite, heads, positions, c, n_seq)
     return Write(name, heads, positions, checked_value(overwrite, value, shape, model.dtype), bool(overwrite.add))
@@ -216,3 +223,13 @@ def check_free(overwrite, write, taken, config, n_seq):
         where = f"head {head}, position {position}" if name in BY_HEAD else f"position {position}"
         raise ValueError(f"two overwrites write to {name} of layer {layer} at {where}: leave out one of them")
     taken[key] = place | taken.get(key, False)
+
+
+def check_ahead(writes, layer, at):
+    """Refuse an overwrite that a stream has passed which enters block `layer` at resid_pre or resid_mid."""
+    for written, some in writes.items():
+        for write in some:
+            if (written, ORDER.index(write.name)) < (layer, ORDER.index(at)):
+                raise ValueError(
+                    f"{write.name} of layer {written} is not on the way of a stream that enters layer {layer} at {at}"
+                )

@@ -7,8 +7,11 @@ import argparse
 import os
 import re
 import shutil
+import signal
 import sys
+import threading
 import unicodedata
+from contextlib import contextmanager
 from itertools import zip_longest
 from pathlib import Path
 
@@ -22,7 +25,8 @@ def guarded(main):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 shows "\u2423" rather than failing
     try:
-        status = main()
+        with unwinding():
+            status = main()
         sys.stdout.flush()
         return status or 0
     except BrokenPipeError:  # the reader has seen enough, as in "| head"
@@ -32,8 +36,51 @@ def guarded(main):
         print("\ninterrupted", file=sys.stderr)
         return 130
     except (ValueError, OSError, FloatingPointError, MemoryError) as error:
-        print(f"error: {error}" if str(error) else f"error: {type(error).__name__}", file=sys.stderr)
+        print(f"error: {printable(str(error) or type(error).__name__, keep=chr(10))}", file=sys.stderr)
         return 1
+
+
+@contextmanager
+def unwinding():
+    """Let SIGTERM and SIGHUP end the process as an exception does, so that temporary files go; not where they are
+    ignored, as under nohup. The exit status is a shell's for that signal."""
+
+    def leave(number, frame):
+        signal.signal(number, signal.SIG_IGN)  # a second one must not end the unwinding
+        raise SystemExit(128 + number)
+
+    numbers = [
+        getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)
+    ]  # Windows has no SIGHUP
+    numbers = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]
+    if threading.current_thread() is not threading.main_thread():
+        numbers = []  # only the main thread may handle signals
+    for number in numbers:
+        signal.signal(number, leave)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def warn(sentence):
+    """One line on stderr for what is allowed, but hardly meant."""
+    print(f"WARNING: {printable(sentence)}", file=sys.stderr)
+
+
+class Parser(argparse.ArgumentParser):
+    """Errors of the command line as one sentence, without the usage."""
+
+    def parse_args(self, args=None, namespace=None):
+        self.given = sys.argv[1:] if args is None else args
+        return super().parse_args(args, namespace)
+
+    def error(self, message):
+        dashed = [text for text in self.given if re.match("-.+", text) and text != "--"]
+        if any(text.partition("=")[0] not in self._option_string_actions for text in dashed):
+            message += "; a text that begins with a dash is given as --option=-text, or after -- at the end"
+        self.exit(2, f"error: {printable(message)} ({self.prog} --help shows how)\n")
 
 
 def filled(text):
@@ -43,9 +90,19 @@ def filled(text):
     return text
 
 
+def decoded(text):
+    """The value of an option that is read as text, for argparse: refuse bytes that the terminal's encoding cannot read."""
+    if foreign := re.search("[\udc80-\udcff]", text):  # Python's stand-ins for such bytes (PEP 383)
+        raise argparse.ArgumentTypeError(
+            f"byte {ord(foreign[0]) - 0xDC00:#x} of the text is not {sys.getfilesystemencoding()}: convert the text, for "
+            "example with iconv, or set the locale that it was written in (LC_ALL)"
+        )
+    return text
+
+
 def known_as(name):
     """The name of a model in headings: of a folder's path, or of owner/name, the last part; of "bundled", words."""
-    return "the bundled model" if name == "bundled" else Path(name).name or "model"
+    return "the bundled model" if name == "bundled" else printable(Path(name).name) or "model"
 
 
 def in_colour(stream=None):
@@ -56,6 +113,25 @@ def in_colour(stream=None):
 
 def columns():
     return max(40, shutil.get_terminal_size().columns)
+
+
+# Text of strangers
+
+
+def printable(text, keep=""):
+    r"""Text that anyone may have written, safe to show: what a terminal or a page would obey becomes an escape.
+
+    Escaped, as \x1b or \u202e, are control characters (but those in `keep`), marks that turn the direction of writing,
+    line separators and lone surrogates; the two joiners that emoji and Persian are spelled with stay.
+    """
+    keep += "\u200c\u200d"
+    return "".join(c if c.isprintable() or c in keep else repr(c)[1:-1] for c in str(text))
+
+
+def brief(value):
+    """What a stranger's file holds, or what was wrong with it, in one printable line that is not too long."""
+    text = " ".join(str(value).split()) if isinstance(value, Exception) else repr(value)
+    return printable(text if len(text) <= 120 else f"{text[:120]}...")
 
 
 # Text of odd widths

@@ -1,4 +1,6 @@
-"""Activation patching: overwrite a residual vector, let the model run on, read one number. Start with sweep.py."""
+"""Activation patching: overwrite a residual vector, let the model run on, read one number. Start with sweeps.py."""
+
+import minigpt2  # noqa: F401 - first of all, for Ctrl-C while the rest is imported
 
 from .attribution import attribute
 from .metrics import METRICS

@@ -20,6 +20,7 @@ from .plan import Plan, Question
 from .prompts import PromptPair
 from .result import Result
 from .sources import Source
+from .sweeps import over_draws
 
 
 def attribute(
@@ -48,8 +49,12 @@ def attribute(
         model, pair, site, direction=direction, alpha=alpha, source=source, layers=layers, heads=heads,
         positions=positions, window=window, places=places, overwrites=overwrites, source_overwrites=source_overwrites,
     )  # fmt: skip
-    plan = Plan(question, metric)
-    result = plan.result(method="attribution")
+    return over_draws(Plan(question, metric), lambda plan, _: estimated(plan))
+
+
+def estimated(plan):
+    """attribute, for a Plan with one draw."""
+    model, question, result = plan.model, plan.question, plan.result(method="attribution")
     simple = question.places is None and question.window == 1
     add_up = add_up_cells if simple else add_up_places
     with quiet():
@@ -72,11 +77,9 @@ def first_order(plan, layer, gradients):
     name = question.site.activation
     own = base.activation(name, layer)
     if len(question.site.axes) == 2:
-        new = plan.source.vectors(plan.runs, name, layer, None)
+        new = plan.vectors(name, layer, None)
     else:
-        new = np.stack(
-            [np.broadcast_to(plan.source.vectors(plan.runs, name, layer, i), own.shape[1:]) for i in range(len(own))]
-        )
+        new = np.stack([np.broadcast_to(plan.vectors(name, layer, i), own.shape[1:]) for i in range(len(own))])
     effect = gradients[name] * question.alpha * (new - own)
     return effect if "source" in question.axes else effect.sum(axis=-1)
 

@@ -112,7 +112,7 @@ def head_z(base, layer, head, writes):
         pattern = m.attention_pattern(made["q"], made["k"])
         for write in writes:
             if write.name == "pattern":
-                pattern[write.positions] = write.value[0]
+                pattern[write.positions] = write.value[0]  # later keys are 0 in it: see Plan.vectors
         made["z"] = pattern @ made["v"]
     for write in writes:
         if write.name == "z":

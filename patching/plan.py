@@ -4,6 +4,7 @@ A Question checks the arguments without running anything; a Plan runs both texts
 patch, and says what each patch writes. Read next: sweeps.py.
 """
 
+import copy
 import math
 from itertools import product
 from typing import NamedTuple
@@ -64,20 +65,25 @@ class Question:
 
     def _axes(self, layers, heads, positions):
         """The chosen indices of each axis of the result, {"layer": [0, 1, ...], ...}."""
-        c = self.model.config
         if "head" not in self.site.axes and heads is not None:
             raise ValueError(
                 f"{self.site_name} has no heads to choose from: leave out heads, or patch z, q, k, v or pattern"
             )
         if self.site_name == "pattern_entry" and self.all_positions:
             raise ValueError('pattern_entry patches single entries: positions="all" is the site pattern')
-        chosen = {
-            "layer": indices("layer", layers, c.n_layer, f"{self.model.name} has"),
-            "head": indices("head", heads, c.n_head, f"{self.model.name} has"),
-            "position": indices("position", None if self.all_positions else positions, self.n_seq, "the prompts have"),
-            "source": list(range(self.n_seq)),
-        }
+        positions = None if self.all_positions else positions
+        chosen = {axis: self._indices(axis, some) for axis, some in
+                  (("layer", layers), ("head", heads), ("position", positions), ("source", None))}  # fmt: skip
         return {axis: chosen[axis] for axis in self.site.axes if not (axis == "position" and self.all_positions)}
+
+    def _indices(self, axis, chosen):
+        """The chosen indices along one axis, all of them for None, or a ValueError."""
+        c, name = self.model.config, self.model.name
+        if axis == "layer":
+            return indices(axis, chosen, c.n_layer, f"{name} has {c.n_layer} layers")
+        if axis == "head":
+            return indices(axis, chosen, c.n_head, f"{name} has {c.n_head} heads")
+        return indices(axis, chosen, self.n_seq, f"the prompts have {self.n_seq} tokens")
 
     def _places(self, places, layers, heads, positions):
         """Sets of places, each to be patched together: a list of lists of (layer, position) or (layer, head, position),
@@ -94,6 +100,15 @@ class Question:
             raise ValueError("places must be a list of sets with at least one place in each")
         return tuple(tuple(self._place(place) for place in self._distinct(some)) for some in sets)
 
+    @property
+    def named_places(self):
+        """The sets of places as a Result has them, or None."""
+        if self.places is None:
+            return None
+        whole = slice(0, self.n_seq)
+        at = lambda positions: None if positions == whole and self.n_seq > 1 else positions.start  # noqa: E731
+        return tuple(tuple((place.layer, place.head, at(place.positions)) for place in some) for some in self.places)
+
     def _distinct(self, some):
         for i, place in enumerate(some):
             if place in some[:i]:
@@ -101,14 +116,12 @@ class Question:
         return some
 
     def _place(self, place):
-        axes, c = self.site.axes, self.model.config
+        axes = self.site.axes
         if len(place) not in (len(axes) - 1, len(axes)):
             raise ValueError(
                 f"a place of {self.site_name} is ({', '.join(axes)}), or without the position, got {place!r:.60}"
             )
-        limits = {"layer": (c.n_layer, f"{self.model.name} has"), "head": (c.n_head, f"{self.model.name} has"),
-                  "position": (self.n_seq, "the prompts have")}  # fmt: skip
-        at = {axis: indices(axis, [i], *limits[axis])[0] for axis, i in zip(axes, place)}
+        at = {axis: self._indices(axis, [i])[0] for axis, i in zip(axes, place)}
         return Place(at["layer"], at.get("head"), rows(at.get("position"), self.n_seq))
 
     def patches(self, together="layer"):
@@ -166,6 +179,20 @@ class Plan:
         """The first position at which a patch can change anything."""
         return max(self.first_change, min(place.positions.start for place in patch.places))
 
+    def vectors(self, name, layer, head):
+        """What the source has for one layer's activation, one head's where it has heads; [n_seq, size] or what broadcasts
+        to it. Of a pattern, no query reads a later key."""
+        vectors = self.source.vectors(self.runs, name, layer, head)
+        n_seq = len(self.base.tokens)
+        return np.tril(np.broadcast_to(vectors, (n_seq, n_seq))) if name == "pattern" else vectors
+
+    def draws(self):
+        """This plan, or of a random source with several draws one for each."""
+        plans = [copy.copy(self) for _ in self.source.draws]
+        for plan, source in zip(plans, self.source.draws):
+            plan.source = source
+        return plans or [self]
+
     def overwrites(self, patch):
         """What a patch writes, list[Overwrite]: (1 - alpha) of the base run's own vector + alpha of the source's."""
         return [self._overwrite(place) for place in patch.places]
@@ -173,7 +200,7 @@ class Plan:
     def _overwrite(self, place):
         name, (layer, head, positions, read) = self.question.site.activation, place
         old = self.base.activation(name, layer, head)  # [n_seq, size]
-        new = self.source.vectors(self.runs, name, layer, head)
+        new = self.vectors(name, layer, head)
         with quiet():
             value = blended(old, new, positions, self.question.alpha)
         if read is not None:  # one entry of a pattern's row
@@ -216,6 +243,8 @@ class Plan:
             model=self.model.name,
             revision=self.model.revision,
             method=method,
+            source=self.source.words,
+            places=question.named_places,
         )
 
 

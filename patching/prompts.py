@@ -1,7 +1,10 @@
 """A pair of prompts and the two answers that tell them apart: are they aligned, position by position?"""
 
+import re
 from dataclasses import dataclass
 from typing import NamedTuple
+
+from minigpt2.terminal import fit, width
 
 
 @dataclass(frozen=True)
@@ -9,7 +12,8 @@ class PromptPair:
     """A clean and a corrupted text, and the next token that each makes likely.
 
     answers are (clean answer, corrupted answer), each one token; the leading space belongs to it: " Jones". bos puts
-    <|endoftext|> in front of both texts. Nothing is tokenised before a model is at hand: see `tokens`.
+    the vocabulary's BOS, in GPT-2 <|endoftext|>, in front of both texts, unless its files put it there already; an
+    answer gets neither BOS nor space. Nothing is tokenised before a model is at hand: see `tokens`.
     """
 
     clean: str
@@ -41,7 +45,7 @@ class PromptPair:
     def tokens(self, model):
         """Tokenise with the model's vocabulary and check. Returns PairTokens, or raises ValueError with the remedy."""
         if self.ids is None:
-            bos = [end_of_text(model)] if self.bos else []
+            bos = [beginning_of_sequence(model)] if self.bos and not model.tokenizer.adds_bos else []
             clean, corrupted = bos + model.encode(self.clean), bos + model.encode(self.corrupted)
             answers = [model.tokenizer.single_token(answer) for answer in self.answers]
         else:
@@ -60,6 +64,30 @@ class PromptPair:
             raise ValueError("clean and corrupted are the same tokens: there is nothing to patch; change a token")
         return PairTokens(*(tuple(map(int, a)) for a in (clean, corrupted, answers)), int(differing[0]))
 
+    def warnings(self, model):
+        """Say what in the texts is seldom meant, list of sentences: a space at the end, an answer without its space, a
+        BOS twice. A pair of token ids gets none."""
+        if self.ids is not None:
+            return []
+        texts, found = {"clean": self.clean, "corrupted": self.corrupted}, []
+        for name, text in texts.items():
+            if text.endswith(" "):
+                found.append(
+                    f"the {name} text ends in a space, which is part of the word that follows it: end the text with a word, "
+                    "and begin the answers with the space"
+                )
+        for answer in dict.fromkeys(self.answers):
+            spaced = re.compile(rf" {re.escape(answer)}(?!\w)")
+            if answer[:1].isalnum() and any(spaced.search(text) and not text[-1].isspace() for text in texts.values()):
+                found.append(
+                    f"the answer {answer!r} has no space, and in the text it has one: {' ' + answer!r} is another token"
+                )
+        tokens, bos = self.tokens(model), model.tokenizer.bos
+        for name in texts:
+            if bos is not None and getattr(tokens, name)[:2] == (bos, bos):
+                found.append(f"the {name} text begins with {model.labels([bos])[0]} twice: take one of them away")
+        return found
+
 
 class PairTokens(NamedTuple):
     clean: tuple  # n_seq ids
@@ -68,8 +96,9 @@ class PairTokens(NamedTuple):
     first_difference: int  # the first position at which the two differ
 
 
-def end_of_text(model):
-    token = model.tokenizer.end_of_text
+def beginning_of_sequence(model):
+    tokenizer = model.tokenizer
+    token = tokenizer.end_of_text if tokenizer.bos is None else tokenizer.bos
     if token is None:
         raise ValueError(f"bos=True puts <|endoftext|> in front, and the vocabulary of {model.name} has no such token")
     return token
@@ -78,15 +107,15 @@ def end_of_text(model):
 def aligned(model, clean, corrupted):
     """Both tokenisations in columns, one line each, the first difference marked below."""
     top, bottom = model.labels(clean), model.labels(corrupted)
-    pairs = [(a, b, max(len(a), len(b))) for a, b in zip(top, bottom)]
+    pairs = [(a, b, max(width(a), width(b))) for a, b in zip(top, bottom)]
     n = len(pairs)
     line = lambda name, cells, rest: f"  {name:<10} " + " | ".join([*cells, *rest])  # noqa: E731
     mark = next((i for i in range(n) if clean[i] != corrupted[i]), n)
-    offset = 2 + 10 + 1 + sum(width + 3 for _, _, width in pairs[:mark])
+    offset = 2 + 10 + 1 + sum(w + 3 for _, _, w in pairs[:mark])
     return "\n".join(
         [
-            line("clean", [a.ljust(w) for a, _, w in pairs], top[n:]),
-            line("corrupted", [b.ljust(w) for _, b, w in pairs], bottom[n:]),
+            line("clean", [fit(a, w) for a, _, w in pairs], top[n:]),
+            line("corrupted", [fit(b, w) for _, b, w in pairs], bottom[n:]),
             " " * offset + f"^ first difference, position {mark}",
         ]
     )

@@ -31,6 +31,11 @@ class Result:
     revision: str = None
     logits: np.ndarray = None  # [*values.shape, n_vocab] of the last position, with keep_logits
     method: str = "patching"  # or "attribution", the first-order estimate
+    source: str = "the other run"  # what was written
+    spread: np.ndarray = None  # of a random source with several draws: the standard deviation beside each mean value
+    places: tuple = (
+        None  # of the axis "set": what each patched together, ((layer, head or None, position or None), ...)
+    )
 
     def __repr__(self):
         lo, hi = float(self.values.min()), float(self.values.max())

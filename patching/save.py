@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from minigpt2.atomic import replacing
-from minigpt2.checkpoint.tensors import brief
+from minigpt2.checkpoint import tensors
+from minigpt2.terminal import brief
 
 from .explain.labels import axis_label
 from .prompts import PairTokens
@@ -24,7 +25,7 @@ from .sites import SITES
 FORMAT = 1
 LARGEST = 1e100  # of a number in a result; matplotlib's scales end before floats do
 UNPACKED = 256 << 20  # bytes that any file may unpack to; a larger one (of logits) to 20 times its size
-ARRAYS = ("values", "logits")
+ARRAYS = ("values", "logits", "spread")
 SUFFIXES = (".npz", ".json", ".csv")
 KINDS = {  # of every other field of Result as JSON has it; the check of a file that someone may have edited
     "clean_value": float,
@@ -42,7 +43,10 @@ KINDS = {  # of every other field of Result as JSON has it; the check of a file 
     "model": str,
     "revision": (str, type(None)),
     "method": str,
+    "source": str,
+    "places": (list, type(None)),
 }
+LATER = {"source": "the other run", "places": None}  # fields that older files do not have
 
 
 def save(result, path, command=None):
@@ -52,13 +56,14 @@ def save(result, path, command=None):
     """
     about = {name: getattr(result, name) for name in KINDS} | {"tokens": result.tokens._asdict()}
     about |= {"format": FORMAT, "command": command, "versions": versions()}
-    arrays = {"values": result.values} | ({} if result.logits is None else {"logits": result.logits})
+    arrays = {name: array for name in ARRAYS if (array := getattr(result, name)) is not None}
     text = json.dumps(about, ensure_ascii=False, default=plain)
     npz, json_path, csv_path = paths(path)
     with replacing(npz) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, about=np.array(text), **arrays)
+    numbers = {name: arrays[name].tolist() for name in ("values", "spread") if name in arrays}
     with replacing(json_path) as temporary:
-        temporary.write_text(readable(about | {"values": result.values.tolist()}), encoding="utf-8")
+        temporary.write_text(readable(about | numbers), encoding="utf-8")
     with replacing(csv_path) as temporary:
         temporary.write_text(
             spreadsheet(result), encoding="utf-8-sig", newline=""
@@ -116,6 +121,7 @@ def load(path):
                 arrays = {name: file[name] for name in ARRAYS if name in file}
         except Exception as error:  # zipfile, zlib, lzma and NumPy's format have classes of their own
             raise ValueError(f"{path} is not a result that patching.save wrote ({brief(error)})") from None
+    about = LATER | about if isinstance(about, dict) else about
     fault = find_fault(about, arrays)
     if fault:
         remedy = "make it again with python -m patching.demo --save"
@@ -123,6 +129,8 @@ def load(path):
     fields = {name: float(about[name]) if kind is float else about[name] for name, kind in KINDS.items()}
     for name in ("clean_labels", "corrupted_labels", "answer_labels"):
         fields[name] = tuple(fields[name])
+    if fields["places"] is not None:
+        fields["places"] = tuple(tuple(map(tuple, some)) for some in fields["places"])
     tokens = fields["tokens"]
     fields["tokens"] = PairTokens(*(tuple(tokens[name]) for name in PairTokens._fields[:3]), tokens["first_difference"])
     return Result(**fields, **arrays)
@@ -130,7 +138,7 @@ def load(path):
 
 def open_file(path):
     try:
-        return open(path, "rb")
+        return tensors.open_file(path)
     except OSError as error:
         raise OSError(f"cannot read {path}: {error.strerror}; python -m patching.demo --save writes results") from None
 
@@ -186,7 +194,11 @@ def find_fault(about, arrays):
     differing = [i for i in range(n_seq) if tokens["clean"][i] != tokens["corrupted"][i]]
     if tokens.get("first_difference") not in differing[:1]:
         return "first_difference is not where its texts first differ"
-    if about["site"] not in SITES or tuple(axes) not in possible_axes(SITES[about["site"]].axes):
+    if "spread" in arrays and (arrays["spread"].shape != values.shape or not (arrays["spread"] >= 0).all()):
+        return "its spread is not a number from 0 up for each value"
+    if about["site"] not in SITES or not (
+        tuple(axes) in possible_axes(SITES[about["site"]].axes) or list(axes) == ["set"] and places_ok(about)
+    ):
         return f"site {about['site']!r} has no map by {' x '.join(axes)}"
     if about["direction"] not in ("denoising", "noising"):
         return f"direction is {about['direction']!r}"
@@ -196,6 +208,18 @@ def find_fault(about, arrays):
 def possible_axes(axes):
     """The axes that a site's map can have: its own, or with positions="all" those without the position."""
     return axes, tuple(axis for axis in axes if axis != "position")
+
+
+def places_ok(about):
+    """Whether there is a list of (layer, head or None, position or None) for each set."""
+    sets = about["places"]
+    return isinstance(sets, list) and len(sets) == len(about["axes"]["set"]) and all(
+        isinstance(some, list) and some and all(
+            isinstance(place, list) and len(place) == 3 and all(i is None or type(i) is int and i >= 0 for i in place)
+            for place in some
+        )
+        for some in sets
+    )  # fmt: skip
 
 
 def indices_ok(chosen, distinct=True):

@@ -14,6 +14,7 @@ Read sites.py and sources.py for what each patch writes, plan.py for the argumen
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,12 @@ def sweep_one_by_one(
         positions=positions, window=window, places=places, overwrites=overwrites, source_overwrites=source_overwrites,
     )  # fmt: skip
     plan = Plan(question, metric)
-    result = plan.result(keep_logits)
+    return over_draws(plan, lambda plan, progress: swept_one_by_one(plan, keep_logits, progress), keep_logits, progress)
+
+
+def swept_one_by_one(plan, keep_logits, progress):
+    """sweep_one_by_one, for a Plan with one draw."""
+    model, question, result = plan.model, plan.question, plan.result(keep_logits)
     for done, patch in enumerate(question.patches(), start=1):
         writes = as_writes(plan.overwrites(patch))
         layer = min(writes)
@@ -99,7 +105,8 @@ def sweep(
     What is written where:
         site        a name of patching.SITES
         source      what is written: by default the other text's vector of the same place; "zero", a Run, a PromptPair, or
-                    what a function of patching.sources returns (mean, noise, at, steer)
+                    what a function of patching.sources returns (mean, noise, at, steer); of several draws of noise the
+                    result has the mean and the spread
         direction   "denoising" writes into the corrupted run, "noising" into the clean one; by default denoising, and
                     noising where a source is given
         alpha       how much is written: (1 - alpha) of the run's own vector + alpha of the source's
@@ -120,7 +127,12 @@ def sweep(
         positions=positions, window=window, places=places, overwrites=overwrites, source_overwrites=source_overwrites,
     )  # fmt: skip
     plan = Plan(question, metric)
-    result = plan.result(keep_logits)
+    return over_draws(plan, lambda plan, progress: swept(plan, keep_logits, progress), keep_logits, progress)
+
+
+def swept(plan, keep_logits, progress):
+    """sweep, for a Plan with one draw."""
+    model, question, result = plan.model, plan.question, plan.result(keep_logits)
     tokens = None if keep_logits else plan.metric.tokens
     done = 0
     for batch in batches(plan):
@@ -134,6 +146,25 @@ def sweep(
         if progress:
             progress(done, question.n_patches)
     return result
+
+
+def over_draws(plan, run, keep_logits=False, progress=None):
+    """run(plan, progress), or of a random source the mean of it over the draws, with their spread: the standard deviation
+    with n - 1."""
+    plans = plan.draws()
+    if len(plans) == 1:
+        return run(plan, progress)
+    if keep_logits:
+        raise ValueError(
+            f"keep_logits keeps the logits of one patch, and here each has {len(plans)} draws: ask for n=1"
+        )
+    shown = [
+        progress and (lambda done, total, i=i: progress(i * total + done, len(plans) * total))
+        for i in range(len(plans))
+    ]
+    results = [run(*each) for each in zip(plans, shown)]
+    values = np.stack([result.values for result in results])
+    return replace(results[0], values=values.mean(axis=0), spread=values.std(axis=0, ddof=1))
 
 
 def record(result, patch, metric, logits, tokens=None):

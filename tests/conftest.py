@@ -17,6 +17,11 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "reference: needs Hugging Face's model or TransformerLens; skipped without them")
 
 
+def pytest_collection_modifyitems(items):
+    # Who broke model.py reads first which activation is wrong; every other failure follows from it.
+    items.sort(key=lambda item: item.path.name != "test_first_wrong_activation.py")
+
+
 def pytest_terminal_summary(terminalreporter):
     from fuzz import cases
 

@@ -4,11 +4,13 @@
     python tests/live_parity.py --quick    without the 1,024 tokens
 
 In float64 both must agree, because there rounding is some eight orders of magnitude smaller than any mistake. In
-float32 they cannot; there the question is who is nearer to the float64 truth, and minigpt2's error must be no more than
-one and a half times Hugging Face's. test_parity.py runs the same cases.
+float32 they cannot; there the question is who is nearer to the float64 truth. A single error is luck, so what is
+compared is the geometric mean, over every position of every text, of the largest error of a logit: no one position
+decides it. Ours must be no more than one and a half times Hugging Face's. test_parity.py runs the same cases.
 """
 
 import argparse
+import ctypes
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +27,7 @@ from minigpt2.checkpoint.weights import flatten  # noqa: E402
 # Two float64 programs that add thousands of products in different orders, through 12 layers, on logits of up to some
 # tens, differ by 1e-13 to 1e-11; the smallest mistake known to us (eps outside the root) moves logits by 1e-5 or more.
 FLOAT64_LOGITS = 1e-10
-# The largest of many roundings scatters from one order of summation to another: half as much again is allowed for it.
+# Each BLAS kernel adds in an order of its own: half as much again is allowed for it.
 FLOAT32_RATIO = 1.5
 
 CONFIGS = {
@@ -98,7 +100,9 @@ class Comparison:
     case: str
     size: float  # of the float64 logits
     float64: dict  # name: (largest |ours - Hugging Face's|, what is allowed)
-    float32: dict  # "ours", "eager", "sdpa": error of the float32 logits: (worst text, median text, median position)
+    float32: (
+        dict  # "ours", "eager", "sdpa": error of the float32 logits: (worst text, median text, mean over positions)
+    )
 
     @property
     def faults(self):
@@ -107,15 +111,12 @@ class Comparison:
             for name, (difference, bound) in self.float64.items()
             if not difference <= bound
         ]
-        for i, which in enumerate(
-            ("error in the worst text", "error in a typical text", "error at a typical position")
-        ):
-            ours, eager, sdpa = (self.float32[name][i] for name in ("ours", "eager", "sdpa"))
-            if not ours <= FLOAT32_RATIO * max(eager, sdpa):
-                faults.append(
-                    f"{self.case}: in float32, our {which} is {ours:.2e}, more than {FLOAT32_RATIO} x Hugging Face's "
-                    f"{eager:.2e} (eager) and {sdpa:.2e} (sdpa)"
-                )
+        ours, eager, sdpa = (self.float32[name][-1] for name in ("ours", "eager", "sdpa"))
+        if not ours <= FLOAT32_RATIO * max(eager, sdpa):
+            faults.append(
+                f"{self.case}: in float32, our error (geometric mean over positions) is {ours:.2e}, more than "
+                f"{FLOAT32_RATIO} x Hugging Face's {eager:.2e} (eager) and {sdpa:.2e} (sdpa)"
+            )
         return faults
 
 
@@ -151,7 +152,7 @@ def compare(name, kind, lengths):
         for who, logits in narrow.items():
             by_position = np.array([errors_by_position(a, run.logits) for a, run in zip(logits[i], runs)])
             by_text = by_position.max(axis=1)
-            errors[who] = float(by_text.max()), float(np.median(by_text)), float(np.median(by_position))
+            errors[who] = float(by_text.max()), float(np.median(by_text)), float(np.exp(np.log(by_position).mean()))
         yield Comparison(
             f"{name}, {kind}, {len(batch)} x {len(batch[0])} tokens",
             max(float(abs(run.logits).max()) for run in runs),
@@ -161,9 +162,8 @@ def compare(name, kind, lengths):
 
 
 def texts_of(config, n_seq):
-    """How many texts of a length. The largest error in one text is luck: one attention score that decides between two
-    keys multiplies a rounding by a hundred, and between the three programs it scatters by a factor of two either way
-    from text to text. So where texts are cheap there are many; the worst and the typical one are compared."""
+    """How many texts of a length: many where they are cheap. The largest error in one text scatters by a factor of two
+    from text to text, because one attention score that decides between two keys multiplies a rounding by a hundred."""
     return 50 if config.n_embd < 100 else 7 if n_seq <= 16 else 3 if n_seq <= 128 else 1
 
 
@@ -177,6 +177,17 @@ def errors_by_position(a, b):
     return np.array([abs(np.subtract(x, y, dtype=np.float64)).max() for x, y in zip(a, b)])
 
 
+def blas_kernel():
+    """The kernel that NumPy's OpenBLAS chose for this processor (OPENBLAS_CORETYPE chooses another)."""
+    for path in (Path(np.__file__).parent.parent / "numpy.libs").glob("*openblas*"):
+        library = ctypes.CDLL(str(path))  # already loaded: the same one
+        for name in ("scipy_openblas_get_corename64_", "scipy_openblas_get_corename", "openblas_get_corename"):
+            if corename := getattr(library, name, None):
+                corename.restype = ctypes.c_char_p
+                return f"OpenBLAS {corename().decode()}"
+    return "a BLAS that does not name its kernel"
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="leave out the texts of more than 128 tokens")
@@ -184,11 +195,13 @@ def main():
     import torch
     import transformers
 
-    print(f"minigpt2 (NumPy {np.__version__}), transformers {transformers.__version__}, torch {torch.__version__}")
+    print(
+        f"{blas_kernel()}\nminigpt2 (NumPy {np.__version__}), transformers {transformers.__version__}, torch {torch.__version__}"
+    )
     print(
         "Largest error of a logit. float64: between the two programs, over all texts. float32: from the float64 result,"
     )
-    print("in the worst text, in a typical text and at a typical position (medians).\n")
+    print("in the worst text, in a typical text (median) and at a position (geometric mean: what is compared).\n")
     columns = "case|largest logit|HF eager, float32|HF sdpa, float32|ours, float32|float64: logits|resid_post|pattern"
     print("| " + columns.replace("|", " | ") + " |")
     print("|---" * 8 + "|")

@@ -81,7 +81,7 @@ def plain_forward(tokens, weights, config, overwrite=lambda name, layer, x: x):
 
     overwrite(name, layer, x) sees every activation at the moment at which it is computed and returns what takes its
     place: x [n_seq, n_embd] for the stream and what is added to it; [n_head, n_seq, d_head] for q, k, v and z;
-    [n_head, n_seq, n_seq] for pattern.
+    [n_head, n_seq, n_seq] for pattern; [n_head, n_seq, n_embd] for result, what each head adds to attn_out.
     """
     n_seq, d_head, eps = len(tokens), config.n_embd // config.n_head, config.layer_norm_epsilon
 
@@ -107,7 +107,9 @@ def plain_forward(tokens, weights, config, overwrite=lambda name, layer, x: x):
                 pattern[head, i, : i + 1] = np.exp(scores - scores.max()) / np.exp(scores - scores.max()).sum()
         pattern = overwrite("pattern", layer, pattern)
         z = overwrite("z", layer, np.array([pattern[head] @ heads["v"][head] for head in range(config.n_head)]))
-        attn_out = overwrite("attn_out", layer, np.concatenate(z, axis=1) @ h.attn.c_proj.weight + h.attn.c_proj.bias)
+        rows = [h.attn.c_proj.weight[head * d_head : (head + 1) * d_head] for head in range(config.n_head)]
+        result = overwrite("result", layer, np.array([z[head] @ rows[head] for head in range(config.n_head)]))
+        attn_out = overwrite("attn_out", layer, sum(result) + h.attn.c_proj.bias)
         x = overwrite("resid_mid", layer, x + attn_out)
         a = norm(x, h.ln_2) @ h.mlp.c_fc.weight + h.mlp.c_fc.bias
         a = a / 2 * (1 + np.tanh((2 / np.pi) ** 0.5 * (a + 0.044715 * a**3)))

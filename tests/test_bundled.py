@@ -17,11 +17,12 @@ import pytest
 
 from minigpt2 import GPT2
 from minigpt2 import bundled as package
+from minigpt2.bpe import LETTERS, split
 from minigpt2.bundled import batches, bpe, corpus, evaluate, words
 from minigpt2.bundled.optimiser import AdamW, Parameters
 from minigpt2.bundled.train import Settings, Training, learn_vocabulary, train
 from minigpt2.checkpoint.weights import flatten, save_folder
-from minigpt2.tokenizer import Tokenizer, byte_letters
+from minigpt2.tokenizer import Tokenizer
 
 FOLDER = Path(package.__file__).parent
 FILES = ("config.json", "model.safetensors", "vocab.json", "merges.txt")
@@ -238,9 +239,9 @@ def test_the_grammar_still_writes_what_the_model_was_trained_on(bundled):
 
 def learn_slowly(texts, n_merges):
     """Sennrich et al. 2016, algorithm 1: count all pairs anew for every merge."""
-    letters = list(byte_letters().items())
+    letters = list(LETTERS.items())
     letters = {byte[0]: letter for letter, byte in letters}
-    found = [tuple(letters[b] for b in word.encode()) for text in texts for word in bpe.WORDS.findall(text)]
+    found = [tuple(letters[b] for b in word.encode()) for text in texts for word in split(text)]
     merges = []
     for _ in range(n_merges):
         counts = Counter(pair for word in found for pair in zip(word, word[1:]))
@@ -267,7 +268,7 @@ def test_the_written_vocabulary_cuts_text_into_words_as_the_learner_does(tmp_pat
     tokenizer = Tokenizer(tmp_path / "vocab.json", tmp_path / "merges.txt")
     whole = tokenizer.encode(texts[0])
     assert tokenizer.decode(whole) == texts[0]
-    assert whole == [token for word in bpe.WORDS.findall(texts[0]) for token in tokenizer.encode(word)]
+    assert whole == [token for word in split(texts[0]) for token in tokenizer.encode(word)]
     assert tokenizer.n_vocab == 256 + 20 + 1 and tokenizer.encode("<|endoftext|>") == [276]
 
 

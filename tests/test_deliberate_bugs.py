@@ -4,25 +4,31 @@ A row is (where, which name, the wrong code put in its place, the test that must
 with the same arguments passes on the unbroken code.
 """
 
-import importlib
 import math
+import tempfile
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import test_backward
+import test_bpe
+import test_first_wrong_activation
 import test_model
 import test_parity
 import test_patching
 import test_sweep
+import test_vocabulary
 from models import random_model
 
-from minigpt2 import GPT2
+from minigpt2 import GPT2, bpe, fast_bpe
 from minigpt2 import backward as b
 from minigpt2 import model as m
-from patching import prompts, sites
+from minigpt2.tokenizer import Tokenizer
+from patching import one_pass, plan, prompts, sites, sweeps
 
-sweep = importlib.import_module("patching.sweeps")  # the package's own name `sweep` is the function
 right = SimpleNamespace(
     **{name: getattr(m, name) for name in ("layer_norm", "split_qkv", "block", "attention_pattern")}
 )
@@ -85,15 +91,16 @@ def interleaved_heads(x, n_head):
     return x.reshape(*x.shape[:-1], x.shape[-1] // n_head, n_head).swapaxes(-1, -2).swapaxes(-2, -3)
 
 
-def post_layer_norm(resid_pre, h, config):
-    return right.block(m.layer_norm(resid_pre, *h.ln_1, config.layer_norm_epsilon), h, config)
+def post_layer_norm(resid_pre, h, config, attend=m.attend_in_blocks):
+    return right.block(m.layer_norm(resid_pre, *h.ln_1, config.layer_norm_epsilon), h, config, attend)
 
 
-def mlp_beside_attention(resid_pre, h, config):
+def mlp_beside_attention(resid_pre, h, config, attend=m.attend_in_blocks):
     """GPT-J's block: both halves read the same stream."""
-    made = right.block(resid_pre, h, config)
+    for name, array in m.attention_layer(resid_pre, h, config, attend):
+        yield name, array
     mlp_out = m.mlp(m.layer_norm(resid_pre, *h.ln_2, config.layer_norm_epsilon), *h.mlp)
-    return {**made, "mlp_out": mlp_out, "resid_post": made["resid_mid"] + mlp_out}
+    yield from (("mlp_out", mlp_out), ("resid_post", array + mlp_out))
 
 
 def unembed_without_ln_f(resid, ln_f, wte, eps):
@@ -106,6 +113,10 @@ def untied_unembedding(resid, ln_f, wte, eps):
 
 def positions_from_1(tokens, wte, wpe, first_pos=0):
     return wte[tokens] + np.roll(wpe, -1, axis=0)[first_pos : first_pos + tokens.shape[-1]]
+
+
+def no_positions(tokens, wte, wpe, first_pos=0):
+    return wte[tokens]
 
 
 def in_place_layer_norm(x, weight, bias, eps):
@@ -176,6 +187,13 @@ FORWARD = {
     "no final layer norm": (m, "unembed", unembed_without_ln_f, PARITY, (ODD_CASE,)),
     "an unembedding of its own": (m, "unembed", untied_unembedding, PARITY, (ODD_CASE,)),
     "positions from 1": (m, "embed", positions_from_1, PARITY, (ODD_CASE,)),
+    "no position embedding": (
+        m,
+        "embed",
+        no_positions,
+        test_first_wrong_activation.test_every_activation_in_the_order_of_the_data_flow,
+        ("model", 5),
+    ),
     "a layer norm in place": (
         m,
         "layer_norm",
@@ -188,12 +206,14 @@ FORWARD = {
 
 # The sweep
 
-arrive, behind, attend_behind, head_writes = sweep.arrive, sweep.behind, sweep.attend_behind, sites.head_writes
-tokens_of = prompts.PromptPair.tokens
+join_of, after, after_attention, head_z, blended = (
+    one_pass.join_of, one_pass.after, one_pass.after_attention, one_pass.head_z, plan.blended,
+)  # fmt: skip
+attention, tokens_of = one_pass.Streams.attention, prompts.PromptPair.tokens
 
 
 def one_row_late(plan, patch):
-    arrival = arrive(plan, patch)
+    arrival = join_of(plan, patch)
     if arrival is None or len(arrival.rows) == 1:
         return arrival
     return arrival._replace(first=arrival.first + 1, rows=arrival.rows[1:])
@@ -201,8 +221,7 @@ def one_row_late(plan, patch):
 
 def one_position_early(plan, patch):
     """The rows are the right ones, and are said to begin one position earlier than they do."""
-    stream, layer, at = plan.overwrite(patch)
-    arrival = arrive(plan, patch)
+    arrival = join_of(plan, patch)
     if arrival is None or arrival.first == 0 or len(arrival.rows) == 1:
         return arrival
     rows = np.concatenate([arrival.rows[:1], arrival.rows[:-1], arrival.rows[-1:]])
@@ -214,31 +233,35 @@ def forgotten_prefix(prefix, suffixes):
 
 
 def prefix_of_zeros(prefix, suffixes):
-    return behind(np.zeros_like(prefix), suffixes)
+    return after(np.zeros_like(prefix), suffixes)
 
 
-def prefix_of_shifted_values(first, qkv, base_k, base_v, last_only):
-    return attend_behind(first, qkv, base_k, np.roll(base_v, 1, axis=-2), last_only)
+def shifted_values(self, base_k, base_v, layer, base_writes):
+    return attention(self, base_k, np.roll(base_v, 1, axis=-2), layer, base_writes)
 
 
-def next_heads_slice(base, layer, head, z, rows):
-    stream = head_writes(base, layer, head, z, rows).copy()
-    d_head, n_head = z.shape[-1], base.model.config.n_head
-    other = (head + 1) % n_head
-    c_proj = base.model.weights.h[layer].attn.c_proj.weight[other * d_head : (other + 1) * d_head]
-    stream[rows] = base.resid_mid[layer][rows] + (z[rows] - base.z[layer, head, rows]) @ c_proj
-    return stream
+def next_heads_slice(base, layer, writes):
+    """What a head adds is read through the next head's rows of c_proj."""
+    h = base.model.weights.h[layer]
+    weight = np.roll(h.attn.c_proj.weight, -base.z.shape[-1], axis=0)
+    moved = h._replace(attn=h.attn._replace(c_proj=h.attn.c_proj._replace(weight=weight)))
+    weights = base.model.weights._replace(h=(*base.model.weights.h[:layer], moved, *base.model.weights.h[layer + 1 :]))
+    return after_attention(replace(base, model=GPT2(base.model.config, weights)), layer, writes)
 
 
-def one_row_of_a_key(base, source, alpha, layer, at, head):
+def one_row_of_a_key(base, layer, head, writes):
     """Later queries forget the changed key."""
-    k = sites.overwritten(base.k[layer, head], source.k[layer, head], at, alpha)
-    z = m.attend(base.q[layer, head], k, base.v[layer, head])
-    return sites.head_writes(base, layer, head, z, at), layer, "resid_mid"
+    z, rows = head_z(base, layer, head, writes)
+    if rows.start is not None and rows.stop is None:
+        rows = slice(rows.start, rows.start + 1)
+    return z, rows
 
 
-def a_layer_early(base, source, alpha, layer, at):
-    return sites.overwritten(base.resid_post[layer], source.resid_post[layer], at, alpha), layer, "resid_pre"
+def a_layer_early(base, layer, writes):
+    return one_pass_after_mlp(base, layer - 1 if layer else layer, writes)
+
+
+one_pass_after_mlp = one_pass.after_mlp
 
 
 def skipped_column(self, model):
@@ -246,74 +269,42 @@ def skipped_column(self, model):
     return tokens._replace(first_difference=tokens.first_difference + 1)
 
 
-def alpha_the_wrong_way(old, new, at, alpha):
-    written = old.copy()
-    written[at] = alpha * old[at] + (1 - alpha) * new[at]
-    return written
+def alpha_the_wrong_way(old, new, positions, alpha):
+    return blended(old, new, positions, 1 - alpha)
 
 
-def never_written(old, new, at, alpha):
+def never_written(old, new, positions, alpha):
     """A silent no-op of nnsight's kind (its issue 502)."""
-    return old.copy()
+    return old[positions]
 
 
 ONE_PASS = test_sweep.test_one_pass_is_one_by_one_on_every_pair
 SITE = test_patching.test_every_site_is_what_an_independent_forward_pass_gives
-K_SITE = sites.SITES["k"]._replace(overwrite=one_row_of_a_key)
-POST_SITE = sites.SITES["resid_post"]._replace(overwrite=a_layer_early)
+PATTERN_SITE = sites.SITES["pattern"]
+ONE_DIFFERS, SEVERAL_DIFFER = ("model", "resid_post", "one token differs"), ("model", "resid_post", "several differ")
 
 ENGINE = {
-    "a mask from the top left": (m, "causal_mask", top_left_mask, ONE_PASS, ("model", "resid_post", "several differ")),
-    "a suffix that starts one row late": (
-        sweep,
-        "arrive",
-        one_row_late,
-        ONE_PASS,
-        ("model", "resid_post", "one token differs"),
-    ),
-    "a suffix that starts one position early": (
-        sweep,
-        "arrive",
-        one_position_early,
-        ONE_PASS,
-        ("model", "resid_post", "several differ"),
-    ),
-    "a forgotten prefix": (sweep, "behind", forgotten_prefix, ONE_PASS, ("model", "resid_post", "one token differs")),
-    "an empty prefix": (sweep, "behind", prefix_of_zeros, ONE_PASS, ("model", "resid_post", "one token differs")),
-    "a prefix with shifted values": (
-        sweep,
-        "attend_behind",
-        prefix_of_shifted_values,
-        ONE_PASS,
-        ("model", "z", "several differ"),
-    ),
-    "another head's slice of c_proj": (sites, "head_writes", next_heads_slice, SITE, ("model", "z", {})),
-    "a key that later queries do not read": (sites.SITES, "k", K_SITE, SITE, ("model", "k", {})),
-    "resid_post that enters its own layer": (sites.SITES, "resid_post", POST_SITE, SITE, ("model", "resid_post", {})),
-    "a skipped column that matters": (
-        prompts.PromptPair,
-        "tokens",
-        skipped_column,
-        ONE_PASS,
-        ("model", "resid_post", "one token differs"),
-    ),
+    "a mask from the top left": (m, "causal_mask", top_left_mask, ONE_PASS, SEVERAL_DIFFER),
+    "a suffix that starts one row late": (sweeps, "join_of", one_row_late, ONE_PASS, ONE_DIFFERS),
+    "a suffix that starts one position early": (sweeps, "join_of", one_position_early, ONE_PASS, SEVERAL_DIFFER),
+    "a forgotten prefix": (one_pass, "after", forgotten_prefix, ONE_PASS, ONE_DIFFERS),
+    "an empty prefix": (one_pass, "after", prefix_of_zeros, ONE_PASS, ONE_DIFFERS),
+    "a prefix with shifted values": (one_pass.Streams, "attention", shifted_values, ONE_PASS, ("model", "z", "several differ")),
+    "another head's slice of c_proj": (one_pass, "after_attention", next_heads_slice, SITE, ("model", "z", {})),
+    "a key that later queries do not read": (one_pass, "head_z", one_row_of_a_key, SITE, ("model", "k", {})),
+    "resid_post of another layer": (one_pass, "after_mlp", a_layer_early, SITE, ("model", "mlp_out", {})),
+    "another activation": (sites.SITES, "k", PATTERN_SITE, SITE, ("model", "k", {})),
+    "a skipped column that matters": (prompts.PromptPair, "tokens", skipped_column, ONE_PASS, ONE_DIFFERS),
     "a skipped column that matters, first of all": (
-        prompts.PromptPair,
-        "tokens",
-        skipped_column,
-        ONE_PASS,
-        ("model", "z", "the first differs"),
+        prompts.PromptPair, "tokens", skipped_column, ONE_PASS, ("model", "z", "the first differs"),
     ),
-    "alpha the wrong way": (sites, "overwritten", alpha_the_wrong_way, SITE, ("model", "mlp_out", {"alpha": 0.3})),
-    "a patch that is never written": (sites, "overwritten", never_written, SITE, ("model", "attn_out", {})),
+    "alpha the wrong way": (plan, "blended", alpha_the_wrong_way, SITE, ("model", "mlp_out", {"alpha": 0.3})),
+    "a patch that is never written": (plan, "blended", never_written, SITE, ("model", "attn_out", {})),
     "a patch that is never written, as an invariant": (
-        sites,
-        "overwritten",
-        never_written,
-        test_patching.test_all_positions_of_the_stream_are_the_other_run,
-        ("model", "resid_mid", "denoising"),
+        plan, "blended", never_written,
+        test_patching.test_all_positions_of_the_stream_are_the_other_run, ("model", "resid_mid", "denoising"),
     ),
-}
+}  # fmt: skip
 
 
 # The backward pass
@@ -339,6 +330,9 @@ def backward_without_mask(dz, q, k, v):
     pattern, dpattern = m.softmax(scores), dz @ v.swapaxes(-1, -2)
     dscores = b.softmax_backward(dpattern, pattern) / math.sqrt(q.shape[-1])
     return dscores @ k, dscores.swapaxes(-1, -2) @ q, pattern.swapaxes(-1, -2) @ dz
+
+
+block_backward_without_mask = partial(b.block_backward, attend_backward=backward_without_mask)
 
 
 def backward_without_scale(dz, q, k, v):
@@ -385,7 +379,7 @@ BACKWARD = {
         ACTIVATION,
         ("resid_pre", 4),
     ),
-    "a missing mask": (b, "attend_backward", backward_without_mask, WEIGHT, ("h.1.attn.c_attn.weight",)),
+    "a missing mask": (b, "block_backward", block_backward_without_mask, WEIGHT, ("h.1.attn.c_attn.weight",)),
     "a missing mask, activations": (b, "attend_backward", backward_without_mask, ACTIVATION, ("v", 4)),
     "a missing 1/sqrt(d)": (b, "attend_backward", backward_without_scale, ACTIVATION, ("q", 4)),
     "an untied embedding": (b, "embed_backward", untied_embedding, WEIGHT, ("wte.weight",)),
@@ -394,16 +388,80 @@ BACKWARD = {
     "a softmax without its sum": (b, "softmax_backward", unnormalised_softmax, ACTIVATION, ("k", 4)),
 }
 
+# The tokens
+
+
+def highest_rank_first(symbols, ranks):
+    return join(symbols, {pair: -rank for pair, rank in ranks.items()})
+
+
+def rightmost_first(symbols, ranks):
+    mirrored = {(b[::-1], a[::-1]): rank for (a, b), rank in ranks.items()}
+    return [symbol[::-1] for symbol in join(symbols[::-1], mirrored)[::-1]]
+
+
+def any_neighbours_that_make_a_token(symbols, ranks):
+    """tiktoken's rule, with the merges' order."""
+    made = {a + b: rank for (a, b), rank in ranks.items()}
+    halves = {(t[:i], t[i:]): rank for t, rank in made.items() for i in range(1, len(t))}
+    return join(symbols, halves)
+
+
+def never_joined_before(a, b, limit, parts, made):
+    return False
+
+
+def without_prefix_space(self, text, allow_special, prefix_space):
+    return encode_piecewise(self, text, allow_special, False)
+
+
+join, encode_piecewise = bpe.join, Tokenizer._encode
+BY_RANK = test_bpe.test_the_pair_of_the_lowest_rank_is_joined_first_and_of_equal_ones_the_leftmost
+OWN_PAIR = test_bpe.test_a_token_is_not_joined_from_whatever_makes_its_bytes
+
+TOKENS = {
+    "the highest rank first": (bpe, "join", highest_rank_first, BY_RANK, ()),
+    "the rightmost pair first": (bpe, "join", rightmost_first, BY_RANK, ()),
+    "joined like tiktoken": (bpe, "join", any_neighbours_that_make_a_token, OWN_PAIR, ()),
+    "tiktoken unproven": (fast_bpe, "joined_before", never_joined_before, OWN_PAIR, ()),
+    "prefix space ignored": (
+        Tokenizer,
+        "_encode",
+        without_prefix_space,
+        test_vocabulary.test_values_by_hand,
+        ("folder", "add_prefix_space", "Hello world", [18435, 995]),
+    ),
+    "answers encoded as texts": (
+        Tokenizer,
+        "continuation",
+        Tokenizer.encode,
+        test_vocabulary.test_the_answers_ids_by_hand,
+        ("folder",),
+    ),
+}
+
 BUGS = {
     f"{part}: {name}": row
-    for part, rows in {"forward": FORWARD, "sweep": ENGINE, "backward": BACKWARD}.items()
+    for part, rows in {"forward": FORWARD, "sweep": ENGINE, "backward": BACKWARD, "tokens": TOKENS}.items()
     for name, row in rows.items()
 }
 
 
+def test_the_readme_states_how_many_they_are():
+    """Some mistakes stand in several rows, each with another test that must see them."""
+    rows, mistakes = (
+        len(BUGS),
+        len({wrong if callable(wrong) else wrong.overwrite for _, _, wrong, _, _ in BUGS.values()}),
+    )
+    readme = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
+    assert f"| {mistakes} mistakes, {rows} tests of them |" in readme
+
+
 def run_test(test, arguments):
     test_backward.weight_gradients.cache_clear()
-    test(*(random_model() if argument == "model" else argument for argument in arguments))
+    with tempfile.TemporaryDirectory() as folder:
+        given = {"model": random_model, "folder": lambda: Path(folder)}
+        test(*(given[argument]() if str(argument) in given else argument for argument in arguments))
 
 
 @pytest.mark.parametrize("owner, name, wrong, test, arguments", BUGS.values(), ids=BUGS)

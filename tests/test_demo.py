@@ -101,6 +101,15 @@ def test_quiet_prints_the_files_alone(folder, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.csv", "x.json", "x.npz", "x.svg"]
 
 
+def test_texts_that_are_seldom_meant_get_a_line_each(folder, tmp_path):
+    texts = ["--clean", "<|endoftext|>A man ", "--corrupted", "<|endoftext|>A day ", "--answers", " in", " on", "--bos"]
+    done = run("--model", folder, "--quiet", "--out", "x.svg", *texts, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "x.svg\n")
+    lines = done.stderr.splitlines()
+    assert len(lines) == 4 and all(line.startswith("WARNING: the ") for line in lines)
+    assert "clean text ends in a space" in lines[0] and "corrupted text begins with <|endoftext|> twice" in lines[3]
+
+
 @pytest.mark.parametrize(
     ("args", "files"),
     [
@@ -211,6 +220,8 @@ CARELESS = [  # arguments, exit status, what the message must contain
     (["--corrupted", "Michelle Smith"], 1, "clean has 11 tokens, corrupted 2"),
     (["--corrupted", "Michelle Jones was a top-notch student. Michelle"], 1, "nothing to patch"),
     (["--clean", "", "--corrupted", ""], 2, "--clean: got an empty text"),
+    (["--clean", "Michelle Stone"], 2, "--clean needs --corrupted too"),
+    (["--clean", "a", "--corrupted", "caf\udce9"], 2, "--corrupted: byte 0xe9 of the text is not utf-8"),
     (["--answers", " ", ""], 2, "--answers: got an empty text"),
     (["--out", ""], 2, "--out: got an empty text"),
     (["--report", ""], 2, "--report: got an empty text"),

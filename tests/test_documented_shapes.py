@@ -18,9 +18,10 @@ import numpy as np
 import pytest
 from models import ODD, random_model, random_tokens
 
-from minigpt2 import backward
+from minigpt2 import Overwrite, backward, overwrite
 from minigpt2 import model as m
-from patching import SITES, PromptPair, sweep, sweep_one_by_one
+from minigpt2.generate import generate
+from patching import SITES, PromptPair, attribute, sweep, sweep_one_by_one
 
 N_SEQ = 5
 SIZES = {**vars(ODD), "d_head": ODD.d_head, "n_seq": N_SEQ}
@@ -28,7 +29,10 @@ DERIVED = {  # names that are a property of the function's own variables
     "n_q": lambda local: local["q"].shape[-2],
     "n_k": lambda local: local["k"].shape[-2],
     "n_out": lambda local: local["weight"].shape[-1],
-    "n_rows": lambda local: len(local["streams"].rows),
+    "n_rows": lambda local: local["n_rows"],
+    "n_patches": lambda local: len(local["group"]),
+    "n_members": lambda local: len(local["self"].members),
+    "n_positions": lambda local: len(range(N_SEQ)[at] if isinstance(at := local["positions"], slice) else at),
 }
 SHAPE = re.compile(r"#\s*(\[[^\[\]]+\])")
 
@@ -58,6 +62,14 @@ class Watch(ast.NodeTransformer):
     def check(self, line, value):
         local = ast.Call(ast.Name("locals", ast.Load()), [], [])
         return ast.Call(ast.Name("__shape_said__", ast.Load()), [ast.Constant(line), value, local], [])
+
+    def visit_Module(self, node):
+        node.body = [
+            self.visit(part) if isinstance(part, (ast.FunctionDef, ast.ClassDef)) else part for part in node.body
+        ]
+        return node  # fields of classes have their own test
+
+    visit_ClassDef = visit_Module
 
     def visit_Return(self, node):
         if line := self.comment_of(node):
@@ -173,13 +185,28 @@ def run_forward():
     q = np.ones((2, 3, 7))
     m.attend(q[:, -2:], q, q)  # fewer queries than keys
     m.attend_in_blocks(q[:, -2:], q, q)
+    model.run(tokens, overwrites=OVERWRITES)
+    run.activation("result", 1)
+
+
+OVERWRITES = [
+    Overwrite(0, "z", 0, heads=[1]), Overwrite(1, "pattern", np.full(N_SEQ, 0.2), positions=[2, 4]),
+    Overwrite(1, "result", np.ones((2, N_SEQ, ODD.n_embd))), Overwrite(2, "result", 0, positions=[3]),
+]  # fmt: skip
+
+
+def run_generation():
+    model = random_model()
+    list(generate(model, random_tokens(ODD, N_SEQ), 2, overwrites=[Overwrite(0, "z", 0)]))
 
 
 def run_backward():
     model = random_model()
     longer = np.array([random_tokens(ODD, N_SEQ + 1, seed) for seed in range(4)])  # each predicts its last n_seq tokens
     backward.loss_and_gradients(longer, model.weights, ODD)
-    backward.activation_gradients(model.run(random_tokens(ODD, N_SEQ)), np.ones(ODD.n_vocab))
+    for overwrites in ([], OVERWRITES):
+        run = model.run(random_tokens(ODD, N_SEQ), overwrites=overwrites)
+        backward.activation_gradients(run, np.ones(ODD.n_vocab))
 
 
 def run_sweeps():
@@ -188,11 +215,15 @@ def run_sweeps():
         sweep(model, pair, site)
     sweep(model, pair, "mlp_out", metric="clean_log_probability", keep_logits=True)
     sweep_one_by_one(model, pair, "resid_mid", layers=[1])
+    sweep(model, pair, "pattern", overwrites=OVERWRITES)
+    attribute(model, pair, "v")
 
 
 MODULES = {
-    "minigpt2.model": run_forward, "minigpt2.gpt2": run_forward, "minigpt2.backward": run_backward,
-    "patching.plan": run_sweeps, "patching.sites": run_sweeps, "patching.sweeps": run_sweeps,
+    "minigpt2.model": run_forward, "minigpt2.overwrite": run_forward, "minigpt2.gpt2": run_forward,
+    "minigpt2.generate": run_generation, "minigpt2.backward": run_backward, "patching.plan": run_sweeps,
+    "patching.sites": run_sweeps, "patching.sources": run_sweeps, "patching.one_pass": run_sweeps,
+    "patching.sweeps": run_sweeps, "patching.attribution": run_sweeps,
 }  # fmt: skip
 
 
@@ -227,7 +258,7 @@ def fields_said(cls):
     lines = inspect.getsource(cls).splitlines()
     found = {}
     for line in lines:
-        if match := re.match(r"    (\w+): [^#]+#\s*(\[[^\[\]]+\])", line):
+        if match := re.match(r"    (\w+)(?:: [^#]+| = Kept\(\)\s*)#\s*(\[[^\[\]]+\])", line):
             found[match[1]] = match[2]
     return found
 
@@ -244,6 +275,15 @@ def test_every_commented_field_is_true():
             compare(said, value.shape, {}, {}, f"{type(instance).__name__}.{field}")
             checked += 1
     assert checked >= 9 + 2 + 2 + 2
+
+
+def test_activations_have_the_shapes_that_are_said_of_their_lists():
+    source, run = inspect.getsource(overwrite), random_model().run(random_tokens(ODD, N_SEQ))
+    for names in ("STREAM", "BY_HEAD"):
+        (said,) = re.findall(rf"^{names} = [^#]+#\s*(\[[^\[\]]+\])", source, re.M)
+        for name in getattr(overwrite, names):
+            last = {"pattern": "n_seq", "result": "n_embd"}.get(name, "d_head")
+            compare(said.replace("d_head", last), run.activation(name, 1).shape, {}, {}, name)
 
 
 def test_gradients_have_the_shapes_of_their_run():

@@ -78,10 +78,14 @@ OPTIONS = {  # module: (the arguments that end well, {option: (how many values, 
         ["the thing", "--model", "{model}"],
         {
             "--model": (1, MODELS), "--top": (1, NUMBERS), "--tokens": (0, [""]), "--generate": (1, NUMBERS),
-            "--temperature": (1, NUMBERS), "--top-k": (1, NUMBERS), "--top-p": (1, NUMBERS), "--seed": (1, NUMBERS),
+            "--past-end": (0, [""]), "--temperature": (1, NUMBERS), "--top-k": (1, NUMBERS), "--top-p": (1, NUMBERS), "--seed": (1, NUMBERS),
             "--lens": (1, FILES),
             "--attribution": (3, TEXTS), "--pattern": (3, NUMBERS),
         },
+    ),
+    "minigpt2.convert": (
+        ["{model}/model.safetensors", "out", "--n-head", "2"],
+        {"--n-head": (1, NUMBERS), "--vocabulary": (1, [*MODELS, "{model}", "none"]), "": (1, [*DATA, "x.pt"])},
     ),
     "patching.verify": (
         ["--model", "{model}", "--facts", "{facts}"],
@@ -180,7 +184,7 @@ def run(module, arguments):
 
 
 def check(module, arguments, places):
-    arguments = [places.get(argument[1:-1], argument) if argument[:1] == "{" else argument for argument in arguments]
+    arguments = [re.sub(r"^{(\w+)}", lambda m: places.get(m[1], m[0]), argument) for argument in arguments]
     status, out, err = run(module, arguments)
     check_end(status, out, err, (module, arguments))
     return status

@@ -117,11 +117,11 @@ def test_the_same_seed_draws_the_same_text(model):
 @pytest.mark.parametrize(
     "choice, message",
     [
-        (dict(n=-1), "from 0 up, got -1"),
+        (dict(n=-1), "at least 0, got -1"),
         (dict(n=1.5), "got 1.5"),
         (dict(temperature=-1), "temperature must be"),
         (dict(temperature=float("nan")), "temperature must be"),
-        (dict(temperature=1, top_k=0), "from 1 up, got 0"),
+        (dict(temperature=1, top_k=0), "at least 1, got 0"),
         (dict(temperature=1, top_p=0), "above 0 and at most 1, got 0"),
         (dict(temperature=1, top_p=1.01), "got 1.01"),
         (dict(top_k=5), "temperature 0 draws nothing"),

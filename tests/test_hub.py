@@ -198,6 +198,23 @@ def test_a_vocabulary_that_is_not_cached_is_fetched_when_asked_for(tmp_path):
     Client(hub.url, tmp_path, text=TEXT).loaded(text=TEXT)
 
 
+def test_the_settings_of_a_vocabulary_are_fetched_with_it(tmp_path):
+    """tokenizer_config.json and the added tokens change every id: a cache without them is not taken as it is."""
+    files = FILES | {
+        "tokenizer_config.json": json.dumps({"add_prefix_space": True}).encode(),
+        "added_tokens.json": json.dumps({"<sep>": 257}).encode(),
+    }
+    fill_cache(tmp_path, "a/b", OTHER, FILES)
+    sentence = Client(REFUSING, tmp_path, "a/b", text=TEXT).refused_quietly()
+    assert "the vocabulary of a/b (tokenizer_config.json) is not in the cache" in sentence
+    with serving({"a/b": Repo(OTHER, files)}) as hub:
+        Client(hub.url, tmp_path, "a/b", text="a<sep>b").loaded(commit=OTHER, text=" a<sep> b")
+    Client(hub.url, tmp_path, "a/b", text="a<sep>b").loaded(commit=OTHER, text=" a<sep> b")
+    with serving({"a/c": Repo(OTHER, FILES)}) as hub:
+        Client(hub.url, tmp_path, "a/c", text=TEXT).loaded(commit=OTHER, text=TEXT)
+    Client(hub.url, tmp_path, "a/c", text=TEXT).loaded(commit=OTHER, text=TEXT)  # known not to be there
+
+
 def test_a_repository_without_vocabulary_runs_on_ids(tmp_path):
     with serving({"a/b": Repo(OTHER, model_files(vocabulary=False)[0])}) as hub:
         Client(hub.url, tmp_path, "a/b").loaded(commit=OTHER)

@@ -79,7 +79,7 @@ def test_a_continuation_is_the_decoded_text(call, folder):
         (["--seed", 4], dict(temperature=1.0, seed=4)),
         (["--top-k", 9, "--top-p", 0.9, "--seed", 5], dict(temperature=1.0, top_k=9, top_p=0.9, seed=5)),
     ):
-        status, out, err = call("the thing", "--generate", 40, *options)
+        status, out, err = call("the thing", "--generate", 40, "--past-end", *options)
         new = list(generate(model, tokens, 40, **choice))
         assert (status, err) == (0, "") and out == "the thing" + model.decode(new) + "\n"
         assert "\ufffd" in out or not choice, "the random bytes held no broken character: nothing was tested"
@@ -91,7 +91,7 @@ def test_a_character_of_several_tokens_is_printed_whole(call, monkeypatch):
     written = []
     monkeypatch.setattr(command, "show", written.append)
     text = "aé漢😀"  # 1, 2, 3 and 4 bytes; the tiny vocabulary has a token for each byte
-    chosen = lambda model, *_: iter(model.encode(text) + model.encode("😀")[:2])  # noqa: E731
+    chosen = lambda model, *_, stop: iter(model.encode(text) + model.encode("😀")[:2])  # noqa: E731
     monkeypatch.setattr(minigpt2.generate, "generate", chosen)
     call("the", "--generate", 12)
     assert written == ["the", "a", "", "é", "", "", "漢", "", "", "", "😀", "", "", "\ufffd\n"]
@@ -112,14 +112,13 @@ def test_pictures_are_written(call, tmp_path):
         ([""], "the text is empty"),
         (["x" * 61], "61 tokens do not fit"),
         (["x" * 40, "--generate", "21"], "40 tokens and 21 new ones do not fit"),
-        (["x", "--generate", "-1"], "from 0 up, got -1"),
+        (["x", "--generate", "-1"], "at least 0, got -1"),
         (["x", "--generate", "5", "--temperature", "0", "--top-k", "3"], "temperature 0 draws nothing"),
         (["x", "--top", "0"], "--top must be from 1 to the 264 tokens"),
         (["x", "--lens", "/dev/null/a.png"], "cannot write /dev/null/a.png"),
         (["x", "--lens", "a.gif"], "ends in .png"),
         (["x", "--pattern", "2", "0", "a.png"], "no head 2.0"),
         (["x", "--attribution", " the", " then", "a.png"], "' then' is"),
-        (["\udcff"], "half of a UTF-16 pair"),
     ],
 )
 def test_an_error_is_one_sentence(call, tmp_path, monkeypatch, arguments, message, expected=1):
@@ -140,10 +139,55 @@ def test_an_error_is_one_sentence(call, tmp_path, monkeypatch, arguments, messag
         (["x", "--pattern", "1", "0", ""], "--pattern: got an empty text"),
         (["x", "--nonsense"], "unrecognized arguments: --nonsense"),
         ([], "the following arguments are required: text"),
+        (["-Word"], "a text that begins with a dash is given as --option=-text, or after --"),
+        (["caf\udce9"], "byte 0xe9 of the text is not utf-8"),
+        (["x", "--past-end"], "--past-end is about how a text is continued"),
     ],
 )
 def test_a_wrong_command_line_is_exit_status_2(call, tmp_path, monkeypatch, arguments, message):
     test_an_error_is_one_sentence(call, tmp_path, monkeypatch, arguments, message, expected=2)
+
+
+def test_nothing_is_printed_or_written_before_all_is_known_to_work(call, tmp_path, monkeypatch):
+    """The last of three pictures cannot be drawn: the first two are not written either."""
+    monkeypatch.chdir(tmp_path)
+    pictures = ["--lens", "a.png", "--attribution", " the", " a", "b.png", "--pattern", "9", "9", "c.png"]
+    status, out, err = call("x", "--tokens", *pictures)
+    assert (status, out) == (1, "") and "no head 9.9" in err and list(tmp_path.iterdir()) == []
+
+
+def test_every_example_of_the_help_works_with_the_bundled_model(call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lines = re.findall(r"^  python -m minigpt2 (.*)$", re.sub(r"\\\n\s*", "", command.EXAMPLES), re.M)
+    for line in lines:
+        status, out, err = call(*shlex.split(line), model="bundled")
+        assert status == 0 and out and not err, (line, err)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["attribution.png", "lens.png", "pattern.png"]
+
+
+def test_a_text_after_two_dashes_may_begin_with_one(folder, capsys):
+    assert command.main(["--tokens", "--model", str(folder), "--", "-x"]) is None
+    assert [row.split()[2] for row in capsys.readouterr().out.splitlines()[2:]] == ["-", "x"]
+
+
+def test_a_text_that_ends_in_a_space_is_answered_with_a_warning(call):
+    status, out, err = call("the ")
+    assert status == 0 and len(out.splitlines()) == 22
+    assert err.startswith("WARNING: the text ends in a space") and err.count("\n") == 1
+
+
+def test_a_text_stops_at_its_end_unless_told_to_go_on(call, folder, monkeypatch):
+    import minigpt2.generate
+
+    model = GPT2.from_pretrained(folder)
+    end = model.tokenizer.end_of_text
+    chosen = iter([*model.encode("the"), end, *model.encode("a")] * 2)
+    monkeypatch.setattr(minigpt2.generate, "choose", lambda *_: next(chosen))
+    status, out, err = call("x", "--generate", 3)
+    assert (status, out) == (0, "xthe\n")
+    assert err == "WARNING: the text ended (<|endoftext|>) after 1 of 3 tokens: --past-end goes on\n"
+    chosen = iter([*model.encode("the"), end, *model.encode("a")])
+    assert call("x", "--generate", 3, "--past-end")[1:] == ("xthe<|endoftext|>a\n", "")
 
 
 def test_a_model_that_is_not_there_or_reads_no_text(call, folder, tmp_path):
@@ -173,7 +217,7 @@ def loads(monkeypatch):
                 raise untold[name]
             return "vocabulary"
 
-        return GPT2(TINY, None, vocabulary, name=name)
+        return GPT2(TINY, random_weights(TINY), vocabulary, name=name)
 
     monkeypatch.setattr(GPT2, "from_pretrained", from_pretrained)
     return asked, refuse, untold

@@ -8,7 +8,8 @@ import pytest
 from models import ODD, plain_forward, random_model, random_tokens
 
 from patching import METRICS, SITES, PromptPair, Result, attribute, sweep, sweep_one_by_one
-from patching.plan import Plan
+from patching.plan import Plan, Question
+from patching.sources import of_run
 
 # float64 through three blocks, on logits of a few units
 ROUNDING = 1e-11
@@ -81,11 +82,11 @@ def test_every_site_over_all_positions_is_what_an_independent_forward_pass_gives
 @pytest.mark.parametrize("site", SITES)
 def test_a_run_patched_into_itself_changes_nothing(model, site):
     """The pair needs a difference, so the run is made its own source afterwards."""
-    plan = Plan(model, PAIR, site)
-    plan.source = plan.base
-    for patch in plan.patches():
-        stream, layer, at = plan.overwrite(patch)
-        logits = model.resume(stream, layer, at)
+    question = Question(model, PAIR, site)
+    plan = Plan(question)
+    plan.source = of_run(plan.base)
+    for patch in question.patches():
+        logits = model.run(CORRUPTED, overwrites=plan.overwrites(patch)).logits
         np.testing.assert_allclose(logits, plan.base.logits, rtol=0, atol=ROUNDING, err_msg=str(patch))
 
 
@@ -142,10 +143,12 @@ def test_a_token_changed_alone_is_undone_by_its_first_stream():
 
 
 def test_patching_changes_neither_run(model):
-    plan = Plan(model, PAIR, "z")
+    question = Question(model, PAIR, "z", positions="all", window=2)
+    plan = Plan(question)
     before = {name: getattr(plan.base, name).copy() for name in ("resid_pre", "resid_mid", "z")}
-    for patch in plan.patches():
-        plan.overwrite(patch)
+    for patch in question.patches():
+        for overwrite in plan.overwrites(patch):
+            overwrite.value[:] = 7
     for name, array in before.items():
         np.testing.assert_array_equal(getattr(plan.base, name), array)
 
@@ -172,7 +175,8 @@ def test_both_baselines_are_the_runs_own_logits(model):
 class Letters:
     """A vocabulary of single letters, a to j and a space: enough of minigpt2.tokenizer.Tokenizer for a PromptPair."""
 
-    end_of_text = 10
+    end_of_text = bos = 10
+    adds_bos = False
     n_vocab = 11
 
     def encode(self, text):
@@ -266,19 +270,19 @@ def test_answers_that_are_one_text_are_refused(reader):
 # Arguments
 
 BAD_CHOICES = {
-    "site": (dict(site="resid"), "no site 'resid'.*resid_pre.*pattern_entry"),
+    "site": (dict(site="resid"), "unknown site 'resid'; choose from resid_pre.*pattern_entry"),
     "direction": (dict(direction="denoise"), "direction.*got 'denoise'"),
     "metric": (dict(metric="accuracy"), "no metric 'accuracy'.*logit_difference"),
     "alpha is no number": (dict(alpha=float("nan")), "alpha.*nan"),
     "alpha is infinite": (dict(alpha=float("inf")), "alpha.*inf"),
     "alpha is text": (dict(alpha="1"), "alpha.*'1'"),
     "alpha is None": (dict(alpha=None), "alpha.*None"),
-    "layer": (dict(layers=[0, 3]), "no layer 3: .* has 3, 0 to 2"),
-    "negative layer": (dict(layers=[-4]), "no layer -4"),
-    "head": (dict(site="z", heads=[2]), "no head 2: .* has 2, 0 to 1"),
-    "position": (dict(positions=[5]), "no position 5: .* has 5, 0 to 4"),
-    "a layer twice": (dict(layers=[1, 1]), "same layer twice"),
-    "a layer under two names": (dict(layers=[2, -1]), "same layer twice"),
+    "layer": (dict(layers=[0, 3]), r"layer 3 is out of range: seeded has 3 layers \(0 to 2\)"),
+    "negative layer": (dict(layers=[-4]), "layer -4 is out of range"),
+    "head": (dict(site="z", heads=[2]), r"head 2 is out of range: seeded has 2 heads \(0 to 1\)"),
+    "position": (dict(positions=[5]), r"position 5 is out of range: the prompts have 5 tokens \(0 to 4\)"),
+    "a layer twice": (dict(layers=[1, 1]), "layers contains layer 1 twice"),
+    "a layer under two names": (dict(layers=[2, -1]), "layers contains layer 2 twice"),
     "no layers": (dict(layers=[]), "layers must be a list"),
     "no positions": (dict(positions=[]), "positions must be a list"),
     "half a layer": (dict(layers=[0.5]), "layers must be a list"),
@@ -365,48 +369,33 @@ def test_a_models_own_runs_frame_the_sweep(model, tokens):
 # A new site
 
 
-def test_a_site_is_a_function_and_a_line(monkeypatch):
+def test_a_site_is_a_line(monkeypatch):
     """Sweeps, attribution, pictures and words know a site from its line in SITES alone; also for long texts."""
     from patching import sites
     from patching.draw import figure
     from patching.explain import conclusions
     from patching.page import report
 
-    def halved(base, source, alpha, layer, at):
-        """mlp_out, with half of the difference."""
-        return sites.mlp_out(base, source, alpha / 2, layer, at)
-
-    line = sites.Site(
-        halved, ("layer", "position"), "mlp_out", "half of what {} MLP adds", "half the MLP of layer {layer}"
-    )
-    monkeypatch.setitem(SITES, "halved", line)
+    axes = ("layer", "position")
+    line = sites.Site("mlp_out", axes, "what the MLP of {} layer writes", "the output of MLP {layer}")
+    monkeypatch.setitem(SITES, "mlp_writes", line)
     model = random_model(replace(ODD, n_ctx=300))
     for n_seq in (5, 300):
         pair = PromptPair.from_tokens([3] * n_seq, [3] * (n_seq - 2) + [7, 3], (2, 8))
-        result = sweep(model, pair, "halved", positions=[-1, -2])
-        np.testing.assert_allclose(
-            result.values,
-            sweep_one_by_one(model, pair, "mlp_out", alpha=0.5, positions=[-1, -2]).values,
-            rtol=0,
-            atol=ROUNDING,
-        )
-        assert attribute(model, pair, "halved", positions=[-1]).values.shape == (3, 1)
-    monkeypatch.setitem(SITES, "nameless", sites.Site(halved, ("layer", "position")))
-    nameless = sweep(model, pair, "nameless", positions=[-1, -2])
-    np.testing.assert_array_equal(nameless.values, result.values)
-    assert conclusions.tell(nameless) and figure.figure(nameless) and report.page([nameless], [""], model, "", ())
-    with pytest.raises(ValueError, match="names none: use sweep"):
-        attribute(model, pair, "nameless")
-    assert "half of what each MLP adds" in figure.figure(result).texts[0].get_text()
+        choices = dict(alpha=0.5, positions=[-1, -2])
+        result = sweep(model, pair, "mlp_writes", **choices)
+        by_itself = sweep_one_by_one(model, pair, "mlp_out", **choices).values
+        np.testing.assert_allclose(result.values, by_itself, rtol=0, atol=ROUNDING)
+        estimate = attribute(model, pair, "mlp_writes", **choices)
+        np.testing.assert_array_equal(estimate.values, attribute(model, pair, "mlp_out", **choices).values)
+    assert "what the MLP of each layer writes" in figure.figure(result).texts[0].get_text()
     assert conclusions.tell(result)
-    assert "half of what a MLP adds" in report.page([result], [""], model, "", ())
+    assert "what the MLP of a layer writes" in report.page([result], [""], model, "", ())
 
 
 @pytest.mark.parametrize("call, wrong", [(sweep, "layer"), (sweep_one_by_one, "keep"), (attribute, "keep_logits")])
 def test_a_choice_that_there_is_not_is_named(model, call, wrong):
-    with pytest.raises(
-        TypeError, match=f"no choice '{wrong}' here: give direction, metric, alpha, layers, heads or positions"
-    ):
+    with pytest.raises(TypeError, match=f"unexpected keyword argument '{wrong}'"):
         call(model, PAIR, **{wrong: True})
 
 

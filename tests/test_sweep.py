@@ -1,6 +1,6 @@
 """One pass through the layers gives what patching one by one gives, for everything that can be asked of a sweep.
 
-Both share sites.py, so this would not see a wrong site: test_patching.py holds both against a forward pass of its own.
+Both write what plan.py says, so this would not see a wrong site: test_patching.py holds both against a forward pass of its own.
 """
 
 import importlib
@@ -12,6 +12,7 @@ import pytest
 from models import ODD, SMALL, random_model, random_tokens
 
 from patching import METRICS, SITES, PromptPair, attribute, sweep, sweep_one_by_one
+from patching.plan import Question
 
 sweep_module = importlib.import_module("patching.sweeps")  # the package's own name `sweep` is the function
 
@@ -129,12 +130,15 @@ def test_many_small_batches_are_one_large_one(model, monkeypatch, site, position
 
 @pytest.mark.parametrize("budget", [1, 10_000, 100_000, 10**9])
 def test_batches_hold_every_patch_once_and_keep_to_the_budget(model, budget):
-    plan = sweep_module.Plan(model, pair_of("n_ctx tokens"), "v")
+    question = Question(model, pair_of("n_ctx tokens"), "v")
+    plan = sweep_module.Plan(question)
     batches = list(sweep_module.batches(plan, budget))
-    assert sorted(patch for batch in batches for patch in batch) == sorted(plan.patches())
+    assert sorted(patch.index for batch in batches for patch in batch) == sorted(
+        patch.index for patch in question.patches()
+    )
     row = 16 * ODD.n_embd * 8
     for batch in batches:
-        assert len(batch) == 1 or sum(13 - patch.first for patch in batch) * row <= budget
+        assert len(batch) == 1 or sum(13 - plan.first_row(patch) for patch in batch) * row <= budget
 
 
 @pytest.mark.parametrize("some_sweep", [sweep, sweep_one_by_one])
@@ -208,10 +212,10 @@ def test_an_entry_behind_the_mask_is_the_base_run_itself(model):
 def test_patches_are_made_one_by_one():
     """Of a long text there are millions, which would take gigabytes."""
     longer = random_model(replace(ODD, n_ctx=64))
-    plan = sweep_module.Plan(longer, PromptPair.from_tokens([3] * 64, [4] * 64, ANSWERS), "pattern_entry")
+    question = Question(longer, PromptPair.from_tokens([3] * 64, [4] * 64, ANSWERS), "pattern_entry")
     tracemalloc.start()
-    n = sum(1 for _ in plan.patches())
+    n = sum(1 for _ in question.patches())
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert n == plan.n_patches == ODD.n_layer * ODD.n_head * 64 * 64
+    assert n == question.n_patches == ODD.n_layer * ODD.n_head * 64 * 64
     assert peak < 100_000

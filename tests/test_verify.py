@@ -1,4 +1,4 @@
-"""python -m patching.verify: green on a stand-in checkpoint, red under each deliberate fault, with the right culprit."""
+"""python -m patching.verify: green on a stand-in checkpoint, red under each deliberate fault, and what fails first is what is wrong."""
 
 import copy
 import json
@@ -47,6 +47,12 @@ def failing(report):
     return {check["kind"] for check in report["checks"] if check["verdict"] == "FAILS"}
 
 
+def first_failing(report):
+    """The first fact that fails, in the order of the data flow, as a sentence."""
+    first = next(check for check in report["checks"] if check["verdict"] == "FAILS")
+    return first["message"] or first["fact"]
+
+
 def with_crc32c():
     pytest.importorskip("google_crc32c", reason="google-crc32c is not installed: pip install google-crc32c")
 
@@ -58,14 +64,14 @@ def test_the_stand_in_holds(stand_in, capsys):
     with_crc32c()
     assert verify.main(["--model", str(stand_in), "--facts", str(FACTS)]) == 0, RECORD
     out = capsys.readouterr().out
-    assert out.endswith("\nall 85 facts hold\n") and "culprit" not in out and "CRC32C of 40 tensors" in out
+    assert out.endswith("\nall 85 facts hold\n") and "fails" not in out and "CRC32C of 40 tensors" in out
     assert max(map(len, out.splitlines())) <= 120
 
 
 def test_json_is_complete(stand_in, capsys):
     with_crc32c()
     code, report = checked(capsys, stand_in)
-    assert code == 0 and report["holds"] and report["culprits"] == []
+    assert code == 0 and report["holds"] and failing(report) == set()
     assert {check["kind"] for check in report["checks"]} == set(KINDS)
     assert sum(check["kind"] == "tensors" for check in report["checks"]) == len(expected_shapes(stand_in_config()))
     for check in report["checks"]:
@@ -98,7 +104,8 @@ def test_one_flipped_bit(spoilt, capsys):
     write_weights(spoilt, arrays)
     code, report = checked(capsys, spoilt)
     assert code == 1
-    assert report["culprits"] == ["tensor h.1.mlp.c_fc.weight differs from the stand-in's"]
+    off = [check["message"] for check in report["checks"] if check["kind"] == "tensors" and check["verdict"] == "FAILS"]
+    assert off == ["tensor h.1.mlp.c_fc.weight differs from the stand-in's"]
     assert failing(report) == {"tensors", "files"}  # the lowest bit: no activation can show it, the checksums do
 
 
@@ -111,20 +118,21 @@ def test_swapped_layers(spoilt, capsys):
     arrays = tensors()
     write_weights(spoilt, {name: arrays[other(name)] for name in arrays})
     _, report = checked(capsys, spoilt, "activations", "losses")
-    assert report["culprits"][0].startswith("the first activation that is off is attn_out_1 (resid_post_0 holds)")
+    assert "attn_out_1" in first_failing(report)
     with_crc32c()
-    code, report = checked(capsys, spoilt)
-    assert code == 1 and len(report["culprits"]) == 1
-    assert report["culprits"][0].startswith(
-        "tensor h.1.ln_1.weight differs from the stand-in's: it holds the bytes of h.2.ln_1.weight (and 23 more of 40)"
-    )
+    code, report = checked(capsys, spoilt, "tensors")
+    off = [check["message"] for check in report["checks"] if check["verdict"] == "FAILS"]
+    assert code == 1 and len(off) == 24
+    assert off[0] == "tensor h.1.ln_1.weight differs from the stand-in's: it holds the bytes of h.2.ln_1.weight"
 
 
 def test_a_wrong_epsilon_in_config_json(spoilt, capsys):
     path = spoilt / "config.json"
     path.write_text(path.read_text().replace('"layer_norm_epsilon": 1e-05', '"layer_norm_epsilon": 1e-02'))
     code, report = checked(capsys, spoilt, "files", "activations")
-    assert code == 1 and "config.json differs" in report["culprits"][0] and "attn_out_0" in report["culprits"][0]
+    off = [check["message"] or check["fact"] for check in report["checks"] if check["verdict"] == "FAILS"]
+    assert code == 1 and "config.json differs" in off[0]
+    assert "attn_out_0" in next(message for message in off if "json" not in message and "safetensors" not in message)
 
 
 def swap_merges(folder, token):
@@ -142,10 +150,8 @@ def swap_merges(folder, token):
 def test_a_wrong_merge(spoilt, capsys):
     swap_merges(spoilt, "ĠJones")
     code, report = checked(capsys, spoilt, "files", "token_ids", "activations", "greedy")
-    assert code == 1 and len(report["culprits"]) == 1
-    assert (
-        "merges.txt differs from that of Hugging Face" in report["culprits"][0] and "disagree" in report["culprits"][0]
-    )
+    off = [check["message"] for check in report["checks"] if check["verdict"] == "FAILS"]
+    assert code == 1 and any("merges.txt differs from that of Hugging Face" in message for message in off)
     assert "activations" not in failing(report)  # the model is not to blame
 
 
@@ -153,11 +159,11 @@ def test_a_wrong_token_id(spoilt, capsys):
     ids = swap_merges(spoilt, "ĠJones")
     (spoilt / "vocab.json").write_text(json.dumps(ids), encoding="utf-8")
     code, report = checked(capsys, spoilt, "token_ids", "activations", "losses", "greedy")
-    assert code == 1 and "token_ids" in failing(report) and len(report["culprits"]) == 1
+    assert code == 1 and "token_ids" in failing(report)
     assert not failing(report) & {"activations", "losses"}  # the model is not to blame
     assert (
         "token 1 of 'Michelle Jones was a top-notch student. Michelle' is 5438 (' Jones'), expected 5437"
-        in (report["culprits"][0])
+        in first_failing(report)
     )
 
 
@@ -165,7 +171,7 @@ def test_numbers_that_overflow_are_red_and_no_traceback(spoilt, capsys):
     arrays = tensors()
     write_weights(spoilt, arrays | {"h.1.attn.c_proj.weight": arrays["h.1.attn.c_proj.weight"] * np.float32(1e38)})
     code, report = checked(capsys, spoilt, "activations", "losses")
-    assert code == 1 and failing(report) == {"activations", "losses"} and "layer 1" in report["culprits"][0]
+    assert code == 1 and failing(report) == {"activations", "losses"} and "layer 1" in first_failing(report)
 
 
 # Red: faults in the code
@@ -176,35 +182,36 @@ def test_the_erf_gelu(stand_in, capsys, monkeypatch):
     monkeypatch.setattr(m, "gelu", lambda x: 0.5 * x * (1 + erf(x / math.sqrt(2))))
     code, report = checked(capsys, stand_in)
     assert code == 1 and not failing(report) & {"files", "tensors", "token_ids"}
-    assert report["culprits"] == [
-        "the first activation that is off is mlp_out_0 (attn_out_0 holds): look at its MLP (ln_2, c_fc, the tanh GELU, "
-        "mlp.c_proj)"
+    assert "mlp_out_0" in first_failing(report)
+    held = [
+        check["fact"] for check in report["checks"] if check["kind"] == "activations" and check["verdict"] == "holds"
     ]
+    assert any(fact.startswith("attn_out_0") for fact in held)
 
 
 def test_an_off_by_one_patch(stand_in, capsys, monkeypatch):
-    from patching import sites
+    from patching import plan
 
-    right = sites.overwritten
-    monkeypatch.setattr(
-        sites, "overwritten", lambda old, new, at, alpha: right(old, new, slice(at.start - 1, at.stop - 1), alpha)
-    )
+    right = plan.blended
+
+    def one_position_early(old, new, positions, alpha):
+        return right(np.roll(old, 1, axis=0), np.roll(new, 1, axis=0), positions, alpha)
+
+    monkeypatch.setattr(plan, "blended", one_position_early)
     code, report = checked(capsys, stand_in, "activations", "losses", "patching")
-    assert code == 1 and failing(report) == {"patching"} and len(report["culprits"]) == 1
-    assert report["culprits"][0].startswith("the patch itself (patching/sites.py), since both sweeps are off")
+    assert code == 1 and failing(report) == {"patching"}
+    off = {check["fact"].split()[0] for check in report["checks"] if check["verdict"] == "FAILS"}
+    assert off >= {"plain", "one-pass"}
 
 
 def test_a_fault_in_the_one_pass_sweep_alone(stand_in, capsys, monkeypatch):
-    from patching import sweep
+    from patching import one_pass
 
-    right = sys.modules["patching.sweeps"].behind
-    assert callable(sweep)  # the function hides the module of the same name
-    monkeypatch.setattr(sys.modules["patching.sweeps"], "behind", lambda prefix, suffixes: right(0 * prefix, suffixes))
+    right = one_pass.after
+    monkeypatch.setattr(one_pass, "after", lambda prefix, suffixes: right(0 * prefix, suffixes))
     code, report = checked(capsys, stand_in, "activations", "patching")
-    assert code == 1 and len(report["culprits"]) == 1
-    assert report["culprits"][0].startswith(
-        "the one-pass sweep (patching/sweeps.py), since the plain sweep holds: one-pass"
-    )
+    off = {check["fact"].split()[0] for check in report["checks"] if check["verdict"] == "FAILS"}
+    assert code == 1 and "one-pass" in off and "plain" not in off
 
 
 WRONG = {  # a fault in the fact itself, for every kind: what must be red is this kind and nothing else
@@ -231,9 +238,9 @@ def test_every_kind_can_fail(kind, stand_in, tmp_path, capsys):
     WRONG[kind](facts[kind][0])
     (tmp_path / "facts.json").write_text(json.dumps(facts))
     code, report = checked(capsys, stand_in, kind, facts=tmp_path / "facts.json")
-    assert code == 1 and not report["holds"] and failing(report) == {kind} and len(report["culprits"]) == 1
+    assert code == 1 and not report["holds"] and failing(report) == {kind}
     words = {"activations": "mlp_out_1", "tensors": "wpe.weight", "files": "config.json", "patching": "with alpha"}
-    assert words.get(kind, "") in report["culprits"][0]
+    assert words.get(kind, "") in first_failing(report)
 
 
 # What cannot be checked, and the command line
@@ -262,7 +269,7 @@ def test_a_folder_without_vocabulary(spoilt, capsys):
     code, report = checked(capsys, spoilt, "files", "token_ids", "losses", "greedy", "patching")
     assert code == 1 and failing(report) == {"files"}  # the vocabulary belongs to it; all that runs on ids holds
     assert {check["kind"] for check in report["checks"] if check["verdict"] == "skipped"} == {"token_ids", "greedy"}
-    assert "merges.txt is not in" in report["culprits"][0]
+    assert any("merges.txt is not in" in check["message"] for check in report["checks"])
     assert checked(capsys, spoilt, "losses", "patching")[0] == 0
 
 

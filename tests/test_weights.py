@@ -425,7 +425,6 @@ def damaged_header(**changes):
         (2**63).to_bytes(8, "little") + b"{}",
         (2).to_bytes(8, "little") + b"[]",
         (2).to_bytes(8, "little") + b"{}" + b"left over",
-        b"version https://git-lfs.github.com/spec/v1\noid sha256:248dfc\nsize 548105171\n",
         b"\x00" * 4096,
     ],
 )

@@ -8,14 +8,10 @@ The ids: the 256 bytes in GPT-2's order, then one per merge in the order of lear
 """
 
 import json
-import re
 from collections import Counter
 
-from ..tokenizer import END_OF_TEXT, byte_letters
-
-# GPT-2's pattern for cutting text into words. It says \p{L} and \p{N} there; for ASCII text, and only ASCII text comes
-# in here, those are [A-Za-z] and [0-9].
-WORDS = re.compile(r"'s|'t|'re|'ve|'m|'ll|'d| ?[A-Za-z]+| ?[0-9]+| ?[^\sA-Za-z0-9]+|\s+(?!\S)|\s+", re.ASCII)
+from ..bpe import LETTERS, spell, split
+from ..checkpoint.added import END_OF_TEXT
 
 
 def merge(word, pair):
@@ -34,11 +30,8 @@ def merge(word, pair):
 def learn(texts, n_merges):
     """The n_merges merges that the texts teach, in order. Equal counts: the alphabetically first pair, so that the
     result is the same everywhere. Words are counted once, and a merge recounts only the words that it changes."""
-    letters = {byte[0]: letter for letter, byte in byte_letters().items()}
-    counts = Counter()
-    for text in texts:
-        counts.update(WORDS.findall(text))
-    words = {tuple(letters[byte] for byte in word.encode("ascii")): n for word, n in counts.items()}
+    counts = Counter(word for text in texts for word in split(text))
+    words = {tuple(spell(word)): n for word, n in counts.items()}
     pairs, places = Counter(), {}
     for word, n in words.items():
         for pair in zip(word, word[1:]):
@@ -66,7 +59,7 @@ def learn(texts, n_merges):
 
 def write(folder, merges):
     """vocab.json and merges.txt, in GPT-2's format."""
-    names = [*byte_letters(), *(a + b for a, b in merges), END_OF_TEXT]
+    names = [*LETTERS, *(a + b for a, b in merges), END_OF_TEXT]
     (folder / "vocab.json").write_text(json.dumps({name: i for i, name in enumerate(names)}), encoding="utf-8")
     lines = ["#version: 0.2", *(f"{a} {b}" for a, b in merges)]
     (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")

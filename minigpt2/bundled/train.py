@@ -24,9 +24,8 @@ import numpy as np
 
 from .. import backward
 from ..checkpoint import weights
-from ..checkpoint.tensors import brief
 from ..model import Config
-from ..terminal import guarded
+from ..terminal import brief, guarded
 from ..tokenizer import Tokenizer
 from . import batches, bpe, corpus, words
 from .optimiser import AdamW, Parameters, clip

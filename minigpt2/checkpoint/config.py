@@ -1,10 +1,13 @@
 """config.json: the sizes of a GPT-2, and the refusal of whatever model.py would compute wrongly."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from ..errors import CheckpointError
 from ..model import Config
-from .tensors import brief, read_json
+from ..shapes import MOST, MOST_LAYERS, check_config, whole
+from ..terminal import brief
+from .tensors import read_json
 
 MUST_BE = {  # any other value computes something that model.py does not; None: the key is absent
     "model_type": ["gpt2"],
@@ -14,15 +17,27 @@ MUST_BE = {  # any other value computes something that model.py does not; None: 
     "add_cross_attention": [False, None],
     "tie_word_embeddings": [True, None],
 }
-MOST_LAYERS, MOST = 1_000, 10_000_000  # far above any GPT-2, so that an absurd config costs neither time nor memory
+
+
+OTHER_NAMES = {  # those of transformers' GPT2Config.attribute_map, which reads either
+    "hidden_size": "n_embd",
+    "num_hidden_layers": "n_layer",
+    "num_attention_heads": "n_head",
+    "max_position_embeddings": "n_positions",
+}
 
 
 def read_config(folder):
     """Read a GPT-2's sizes from config.json; refuse a model that model.py does not compute."""
     path = Path(folder) / "config.json"
+    if (Path(folder) / "adapter_config.json").exists():
+        raise CheckpointError(
+            f"{folder} holds an adapter (adapter_config.json), which changes another model's weights: merge the two, in "
+            "PEFT with model.merge_and_unload().save_pretrained(FOLDER), and give that folder"
+        )
     if not path.is_file():
         raise CheckpointError(f"{folder} has no config.json: a model folder holds config.json and model.safetensors")
-    fields = read_json(path)
+    fields = with_gpt2_names(read_json(path), path)
     for key, accepted in MUST_BE.items():
         value = fields.get(key)
         if not any(value == one and type(value) is type(one) for one in accepted):
@@ -34,22 +49,27 @@ def read_config(folder):
     def size(key, most=MOST):
         if key not in fields:
             raise CheckpointError(f"{path}: {key} is missing; it must be a whole number from 1 to {most}")
-        if type(fields[key]) is not int or not 1 <= fields[key] <= most:
-            raise CheckpointError(f"{path}: {key} is {brief(fields[key])}; it must be a whole number from 1 to {most}")
-        return fields[key]
+        return whole(fields[key], key, most, path)
 
-    n_embd, n_head = size("n_embd"), size("n_head")
-    if n_embd % n_head:
-        raise CheckpointError(f"{path}: n_embd = {n_embd} does not divide into n_head = {n_head} heads of equal width")
-    epsilon = fields.get("layer_norm_epsilon", 1e-5)
-    if type(epsilon) not in (int, float) or not 0 <= epsilon < 1:
-        raise CheckpointError(f"{path}: layer_norm_epsilon is {brief(epsilon)}; it must be from 0 to 1 (GPT-2: 1e-05)")
-    return Config(
+    n_embd = size("n_embd")
+    config = Config(
         n_layer=size("n_layer", MOST_LAYERS),
-        n_head=n_head,
+        n_head=size("n_head"),
         n_embd=n_embd,
         n_ctx=size("n_ctx" if "n_ctx" in fields and "n_positions" not in fields else "n_positions"),
         n_vocab=size("vocab_size"),
         d_mlp=4 * n_embd if fields.get("n_inner") is None else size("n_inner"),
-        layer_norm_epsilon=float(epsilon),
+        layer_norm_epsilon=fields.get("layer_norm_epsilon", 1e-5),
     )
+    check_config(config, path)
+    return replace(config, layer_norm_epsilon=float(config.layer_norm_epsilon))
+
+
+def with_gpt2_names(fields, path):
+    """The fields of a config.json under GPT-2's names for the sizes; CheckpointError where two names disagree."""
+    for other, name in OTHER_NAMES.items():
+        if other in fields and fields.setdefault(name, fields[other]) != fields[other]:
+            raise CheckpointError(
+                f"{path}: {other} is {brief(fields[other])} and {name} is {brief(fields[name])}, two names of one size"
+            )
+    return fields

@@ -21,6 +21,8 @@ from huggingface_hub import constants, errors
 from ..errors import CheckpointError, HubError
 from .config import read_config
 from .tensors import shard_names, weight_files
+from .vocabulary import FILES as VOCABULARY_FILES
+from .vocabulary import has_vocabulary
 
 PINNED = {"openai-community/gpt2": "607a30d783dfa663caf39e06633721c8d4cfcd7e"}
 REPOSITORIES = {  # the short names that everybody writes, which transformers' cache may hold as well
@@ -51,13 +53,24 @@ def snapshot(name, revision=None):
 def vocabulary(name, folder):
     """Find, or download, the vocabulary that belongs to the snapshot in `folder`: a folder with the files there are."""
     repo, commit = repository(name), folder.name
-    for place in [folder, *cached(repo, commit, "vocab.json")]:
-        if (place / "vocab.json").is_file() and (place / "merges.txt").is_file():
+    for place in [folder, *cached(repo, commit, "vocab.json"), *cached(repo, commit, "tokenizer.json")]:
+        if has_vocabulary(place) and settings_are_known(repo, commit):
             return place
     try:
         return fetch(name, repo, commit, download_vocabulary) or folder
     except HubError as error:
-        raise HubError(f"the vocabulary of {name} (vocab.json, merges.txt) is not in the cache: {error}") from None
+        missing = "tokenizer_config.json" if has_vocabulary(folder) else "vocab.json, merges.txt"
+        raise HubError(f"the vocabulary of {name} ({missing}) is not in the cache: {error}") from None
+
+
+def settings_are_known(repo, commit):
+    """Whether tokenizer_config.json, which can change every id, is in the cache or known not to be on the Hub. GPT-2's
+    own repositories have nothing in it that does."""
+    answers = [
+        huggingface_hub.try_to_load_from_cache(each, "tokenizer_config.json", revision=commit)
+        for each in known_as(repo)
+    ]
+    return repo in REPOSITORIES.values() or any(answer is not None for answer in answers)
 
 
 def repository(name):
@@ -83,9 +96,14 @@ def repository(name):
 
 def cached(repo, revision, file):
     """The cached snapshots of a repository, under its full and its short name, that hold `file`."""
-    names = [repo] + [short for short, full in REPOSITORIES.items() if full == repo]
-    found = [huggingface_hub.try_to_load_from_cache(each, file, revision=revision) for each in names if revision]
+    found = [
+        huggingface_hub.try_to_load_from_cache(each, file, revision=revision) for each in known_as(repo) if revision
+    ]
     return [Path(path).parent for path in found if isinstance(path, str)]
+
+
+def known_as(repo):
+    return [repo] + [short for short, full in REPOSITORIES.items() if full == repo]
 
 
 def is_complete(folder):
@@ -196,8 +214,8 @@ def download_model(repo, revision):
 
 
 def download_vocabulary(repo, commit):
-    """Download vocab.json and merges.txt, as far as the repository has them; return their folder, or None."""
-    found = [download_if_there(repo, commit, file) for file in ("vocab.json", "merges.txt")]
+    """Download the files of a vocabulary, as far as the repository has them; return their folder, or None."""
+    found = [download_if_there(repo, commit, file) for file in VOCABULARY_FILES]
     return next((path.parent for path in found if path), None)
 
 

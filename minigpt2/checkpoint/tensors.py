@@ -4,9 +4,12 @@ A checkpoint is data: nothing in it is executed, no pickle is opened, no path in
 Read next: weights.py, which says what the tensors found here must be.
 """
 
+import errno
 import json
 import math
+import os
 import re
+import stat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,30 +17,35 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from ..errors import CheckpointError
+from ..terminal import brief
 
 LONGEST_JSON = 1 << 24  # bytes; the longest JSON of a GPT-2, its vocabulary, has 1 MB
+
+
+def open_file(path):
+    """Open a stranger's file to read its bytes. OSError for what is not a file: a pipe may make a reader wait for ever."""
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+    return file
 
 
 def read_json(path):
     """Read a JSON object from a file."""
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             text = file.read(LONGEST_JSON + 1)
         if len(text) > LONGEST_JSON:
             raise ValueError(f"it is longer than {LONGEST_JSON:,} bytes")
         fields = json.loads(text)
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON ({brief(error)}): fetch it again") from None
     if not isinstance(fields, dict):
         raise CheckpointError(f"{path} holds {brief(fields)} instead of a JSON object: fetch it again")
     return fields
-
-
-def brief(value):
-    """What a stranger's file holds, or what was wrong with it, in one printable line that is not too long."""
-    text = " ".join(str(value).split()) if isinstance(value, Exception) else repr(value)
-    text = text if len(text) <= 120 else f"{text[:120]}..."
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 class Stored(NamedTuple):
@@ -96,15 +104,28 @@ def read_headers(folder):
     return found
 
 
+LFS = b"version https://git-lfs"  # how a pointer begins (git-lfs docs/spec.md)
+
+
 def read_header(path):
     """Find every tensor of one safetensors file; safetensors checks sizes, offsets and overlaps first."""
     try:
-        with safe_open(path, "np"):
-            pass
-        with open(path, "rb") as file:
+        with open_file(path) as file:
+            if file.read(len(LFS)) == LFS:
+                raise CheckpointError(
+                    f"{path} is a Git LFS pointer, a few lines that stand for the file: run git lfs pull in its folder, or "
+                    "download the file itself"
+                )
+            with safe_open(path, "np"):
+                pass
+            file.seek(0)
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(length))
-    except (SafetensorError, OSError, ValueError) as error:
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or brief(error)}") from None
+    except CheckpointError:
+        raise
+    except (SafetensorError, ValueError) as error:
         raise CheckpointError(f"{path} is not a whole safetensors file ({brief(error)}): fetch it again") from None
     header.pop("__metadata__", None)
     return {
@@ -123,7 +144,7 @@ def read_pieces(name, tensor, dtype):
         raise CheckpointError(f"{name} in {tensor.path} is stored as {tensor.dtype}, not as {' or '.join(STORED_AS)}")
     size = math.prod(tensor.shape)
     buffer = np.empty(min(PIECE, size), STORED_AS[tensor.dtype])
-    with open(tensor.path, "rb") as file:
+    with open_file(tensor.path) as file:
         file.seek(tensor.offset)
         for start in range(0, size, PIECE):
             piece = buffer[: size - start]

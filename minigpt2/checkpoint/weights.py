@@ -1,14 +1,12 @@
 """A checkpoint's files become the arrays of model.py: config.json holds the sizes, model.safetensors (one file, or
-shards with an index) the weights. Names and shapes are checked against one table, expected_shapes, before a weight
-is read.
+shards with an index) the weights. Names and shapes are checked (shapes.py) before a weight is read.
 
-Read next: config.py (the sizes), files.py (how the bytes are read), hub.py (how a name becomes a folder), tokenizer.py (the vocabulary).
+Read next: config.py (the sizes), tensors.py (how the bytes are read), hub.py (how a name becomes a folder), vocabulary.py (the vocabulary).
 """
 
 import json
 import math
 import os
-import re
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,9 +19,10 @@ from safetensors.numpy import save_file
 
 from ..atomic import replacing
 from ..errors import CheckpointError
-from ..model import MLP, Affine, Attn, Block, Weights
+from ..shapes import check_dtype, check_shapes, expected_shapes, flatten, nest
+from ..terminal import brief
 from .config import read_config
-from .tensors import brief, read_headers, read_pieces, read_tensor
+from .tensors import read_headers, read_pieces, read_tensor
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ def load(name_or_folder, dtype=np.float32, revision=None):
                 f"revision {brief(revision)} chooses among versions on the Hub, but {name} is a folder"
             )
         config, weights = load_folder(folder, dtype)
-        return config, weights, Source(name, None, folder, partial(load_tokenizer, folder, config.n_vocab))
+        return config, weights, Source(name, None, folder, partial(load_tokenizer, folder.absolute()))
     if os.path.isfile(path):
         raise CheckpointError(f"{name} is a file: give the folder that holds config.json and model.safetensors")
 
@@ -69,7 +68,7 @@ def load(name_or_folder, dtype=np.float32, revision=None):
         if damaged := hub.discard_damaged(folder):
             raise CheckpointError(f"{error}; removed {', '.join(damaged)}: run again to download it anew") from None
         raise
-    return config, weights, Source(name, commit, folder, partial(fetch_tokenizer, name, folder, config.n_vocab))
+    return config, weights, Source(name, commit, folder, partial(fetch_tokenizer, name, folder))
 
 
 def load_folder(folder, dtype=np.float32):
@@ -80,7 +79,8 @@ def load_folder(folder, dtype=np.float32):
         stored = read_headers(folder)
         if "wte.weight" not in stored and "lm_head.weight" in stored:  # safetensors' save_model keeps one of the two
             stored["wte.weight"] = stored.pop("lm_head.weight")
-        check_shapes(config, {name: tensor.shape for name, tensor in stored.items()}, folder)
+        shapes = {name: tensor.shape for name, tensor in stored.items()}
+        check_shapes(config, shapes, f"the weights in {folder}", "config.json")
         # Largest first, so that the two threads end together: wte alone is a third of GPT-2 small.
         names = sorted(expected_shapes(config), key=lambda name: -math.prod(stored[name].shape))
         with ThreadPoolExecutor(2) as pool:
@@ -93,125 +93,27 @@ def load_folder(folder, dtype=np.float32):
     return config, nest(flat)
 
 
-def check_dtype(dtype):
-    try:
-        known = dtype is not None and np.dtype(dtype) in (np.float32, np.float64)
-    except (TypeError, ValueError):
-        known = False
-    if not known:
-        raise CheckpointError(f"weights are loaded as float32 or float64, not as {dtype!r}")
-
-
-def fetch_tokenizer(name, folder, n_vocab):
+def fetch_tokenizer(name, folder):
     """Make the Tokenizer of a snapshot of the Hub, its vocabulary downloaded first where it is not there yet."""
     from .hub import vocabulary
 
-    return load_tokenizer(vocabulary(name, folder), n_vocab)
+    return load_tokenizer(vocabulary(name, folder))
 
 
-def load_tokenizer(folder, n_vocab):
-    """Make the Tokenizer of a folder that holds vocab.json and merges.txt."""
-    missing = [name for name in ("vocab.json", "merges.txt") if not (folder / name).is_file()]
-    if missing:
+def load_tokenizer(folder):
+    """Make the Tokenizer of a folder that holds tokenizer.json, or vocab.json and merges.txt."""
+    from .vocabulary import has_vocabulary
+
+    if not has_vocabulary(folder):
+        missing = [name for name in ("vocab.json", "merges.txt") if not (folder / name).is_file()]
         raise CheckpointError(
-            f"{folder} has no {' and no '.join(missing)}, so this model runs on token ids but reads no text: put the "
-            "vocab.json and merges.txt that it was trained with beside its weights (from a tokenizer of transformers, "
-            "tokenizer.backend_tokenizer.model.save(folder) writes them)"
+            f"{folder} has no {' and no '.join(missing)} (and no tokenizer.json), so this model runs on token ids but "
+            "reads no text: put the files of the tokenizer that it was trained with beside its weights (in transformers, "
+            "tokenizer.save_pretrained(folder) writes them)"
         )
     from ..tokenizer import Tokenizer
 
-    return Tokenizer(folder / "vocab.json", folder / "merges.txt", n_vocab=n_vocab)
-
-
-# Names and shapes
-
-
-def expected_shapes(config):
-    """Name and shape of every weight of a GPT-2: what a checkpoint must hold."""
-    c = config
-    block = {
-        "ln_1": (c.n_embd,),
-        "attn.c_attn": (c.n_embd, 3 * c.n_embd),
-        "attn.c_proj": (c.n_embd, c.n_embd),
-        "ln_2": (c.n_embd,),
-        "mlp.c_fc": (c.n_embd, c.d_mlp),
-        "mlp.c_proj": (c.d_mlp, c.n_embd),
-    }
-    affine = {f"h.{layer}.{name}": shape for layer in range(c.n_layer) for name, shape in block.items()}
-    shapes = {"wte.weight": (c.n_vocab, c.n_embd), "wpe.weight": (c.n_ctx, c.n_embd)}
-    for name, shape in (affine | {"ln_f": (c.n_embd,)}).items():
-        shapes[f"{name}.weight"] = shape
-        shapes[f"{name}.bias"] = shape[-1:]
-    return shapes
-
-
-def check_shapes(config, shapes, folder):
-    """Refuse a checkpoint that does not hold exactly expected_shapes, naming what differs."""
-    expected = expected_shapes(config)
-    # Also in real files: the causal mask, which older transformers saved among the weights, and wte a second time.
-    known = {f"h.{layer}.attn.{mask}" for layer in range(config.n_layer) for mask in ("bias", "masked_bias")}
-    known |= expected.keys() | {"lm_head.weight"}
-    faults = [f"{name} is missing" for name in expected if name not in shapes]
-    faults += [f"{brief(name)} is not part of it" for name in shapes if name not in known]
-    faults += [
-        f"{name} has shape {brief(list(shapes[name]))}, not {list(shape)}"
-        for name, shape in expected.items()
-        if shapes.get(name, shape) != shape
-    ]
-    if faults:
-        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
-        raise CheckpointError(
-            f"the weights in {folder} are not the GPT-2 of its config.json: {'; '.join(faults[:3])}{more}"
-            + contradictions(config, shapes)
-        )
-
-
-def contradictions(config, shapes):
-    """Say which sizes in config.json the weights themselves speak against, if any."""
-    sizes = {"n_layer": len({name.split(".")[1] for name in shapes if re.match(r"h\.\d+\.", name)})}
-    for size, name, axis in (
-        ("n_vocab", "wte.weight", 0),
-        ("n_embd", "wte.weight", 1),
-        ("n_ctx", "wpe.weight", 0),
-        ("d_mlp", "h.0.mlp.c_fc.weight", 1),
-    ):
-        if len(shapes.get(name, ())) == 2:
-            sizes[size] = shapes[name][axis]
-    said = {size: getattr(config, size) for size in sizes}
-    return "".join(f" (config.json says {k} = {said[k]}, the weights {sizes[k]})" for k in sizes if said[k] != sizes[k])
-
-
-def nest(flat):
-    """Arrays by checkpoint name -> Weights."""
-
-    def affine(name):
-        return Affine(flat[f"{name}.weight"], flat[f"{name}.bias"])
-
-    def block(h):
-        attn = Attn(affine(f"{h}.attn.c_attn"), affine(f"{h}.attn.c_proj"))
-        mlp = MLP(affine(f"{h}.mlp.c_fc"), affine(f"{h}.mlp.c_proj"))
-        return Block(affine(f"{h}.ln_1"), attn, affine(f"{h}.ln_2"), mlp)
-
-    n_layer = len({name.split(".")[1] for name in flat if name.startswith("h.")})
-    h = tuple(block(f"h.{layer}") for layer in range(n_layer))
-    return Weights(flat["wte.weight"], flat["wpe.weight"], h, affine("ln_f"))
-
-
-def flatten(weights):
-    """Weights -> arrays by checkpoint name, in the order of expected_shapes: the inverse of nest."""
-    flat = {"wte.weight": weights.wte, "wpe.weight": weights.wpe}
-
-    def visit(name, part):
-        for field, value in part._asdict().items():
-            if isinstance(value, tuple):
-                visit(f"{name}.{field}", value)
-            else:
-                flat[f"{name}.{field}"] = value
-
-    for layer, h in enumerate(weights.h):
-        visit(f"h.{layer}", h)
-    visit("ln_f", weights.ln_f)
-    return flat
+    return Tokenizer.from_folder(folder)
 
 
 # Loading's last check, and saving
@@ -230,12 +132,13 @@ def check_tied(lm_head, wte):
         )
 
 
-def save_folder(folder, config, weights, dtype=np.float32):
+def save_folder(folder, config, weights, dtype=np.float32, end_of_text=None):
     """Write config.json and model.safetensors as transformers' GPT2LMHeadModel.save_pretrained does.
 
-    Each file appears whole or not at all.
+    end_of_text is the id of <|endoftext|>, the last one unless given: GPT-2's vocabulary ends in it. Each file appears
+    whole or not at all.
     """
-    folder = Path(folder)
+    folder, end = Path(folder), config.n_vocab - 1 if end_of_text is None else end_of_text
     fields = {
         "model_type": "gpt2",
         "architectures": ["GPT2LMHeadModel"],
@@ -249,8 +152,8 @@ def save_folder(folder, config, weights, dtype=np.float32):
         "n_inner": config.d_mlp,
         "layer_norm_epsilon": config.layer_norm_epsilon,
         "tie_word_embeddings": True,
-        "bos_token_id": config.n_vocab - 1,  # <|endoftext|>, the last of GPT-2's vocabulary
-        "eos_token_id": config.n_vocab - 1,
+        "bos_token_id": end,
+        "eos_token_id": end,
     }
     flat = {f"transformer.{name}": np.ascontiguousarray(array, dtype) for name, array in flatten(weights).items()}
     with replacing(folder / "model.safetensors") as weights_file, replacing(folder / "config.json") as config_file:

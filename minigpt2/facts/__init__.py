@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..checkpoint.tensors import open_file
 from ..model import Config
 
 HERE = Path(__file__).parent
@@ -48,7 +49,8 @@ class FactsError(ValueError):
 def load_facts(path=HERE / "gpt2.json"):
     """Read a facts file, with every kind there, if only as an empty list."""
     try:
-        facts = json.loads(Path(path).read_text(encoding="utf-8"))
+        with open_file(path) as file:
+            facts = json.loads(file.read().decode("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise FactsError(f"{path} cannot be read as JSON ({' '.join(str(error).split())[:200]})") from None
     if not isinstance(facts, dict) or not {"sizes", "sources"} <= facts.keys():

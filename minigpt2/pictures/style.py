@@ -10,6 +10,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.font_manager import FontProperties, findfont, get_font
 
 from ..atomic import check_writable, replacing
+from ..terminal import printable
 
 SUFFIXES = (".png", ".pdf", ".svg")
 SHARE = LinearSegmentedColormap.from_list("share", ["white", "#d6e6f4", "#9ac8e0", "#4a98c9", "#1764ab", "#08306b"])
@@ -21,7 +22,9 @@ SIGNED = LinearSegmentedColormap.from_list(  # ColorBrewer's RdBu, safe for colo
 
 
 def drawable(text):
-    """Text that the figure's font can draw and that is not read as mathematics: other characters become escapes."""
+    """Text that the figure's font can draw and that is not read as mathematics: other characters become escapes, and so
+    do those that an SVG may not hold or that turn the direction of writing."""
+    text = printable(text, keep="\n")
     has = get_font(findfont(FontProperties())).get_char_index
     shown = "".join(c if c == "\n" or has(ord(c)) else c.encode("ascii", "backslashreplace").decode() for c in text)
     return shown.replace("$", r"\$")

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from minigpt2 import terminal
-from minigpt2.terminal import known_as
+from minigpt2.terminal import known_as, printable
 
 from .. import attribute, save, sweep, sweep_one_by_one
 from ..draw.heatmap import Progress, heatmap
@@ -40,6 +40,8 @@ def main():
     jobs = plan_jobs(args, model)
     for job in jobs:
         check(model, job)
+    for warning in dict.fromkeys(warning for job in jobs for warning in job.pair.warnings(model)):
+        print(f"WARNING: {warning}", file=sys.stderr)
     say(f"Model: {model!r}" + (f", revision {model.revision[:7]}" if model.revision else ""))
     results, n = [], 20 if len(args.experiments) == 1 else 5
     for i, job in enumerate(jobs):
@@ -214,7 +216,10 @@ def write(args, pair, results, titles, views, model):
 
         report.write(args.report, results, titles, model=model, command=command, views=views)
         files.append(args.report)
-    show(*([] if args.quiet else [""]), *(str(file) if args.quiet else f"Written: {file}" for file in files))
+    show(
+        *([] if args.quiet else [""]),
+        *(printable(file) if args.quiet else f"Written: {printable(file)}" for file in files),
+    )
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from minigpt2.atomic import check_writable
-from minigpt2.terminal import filled
+from minigpt2.terminal import decoded, filled
 
 from .. import METRICS, SITES
 from ..explain.next_tokens import next_logits
@@ -63,11 +63,11 @@ def make_parser():
     add = parser.add_argument_group("the question").add_argument
     add("--experiment", default="surname", choices=[*EXPERIMENTS, "all"], metavar="NAME", help="see --list; or all")
     add("--list", action="store_true", help="list the experiments and stop")
-    text = {"type": filled, "metavar": "TEXT"}
+    text = {"type": text_of_own, "metavar": "TEXT"}
     add("--clean", **text, help="a text of your own instead of the experiment's")
     add("--corrupted", **text, help="the text that differs from it, in as many tokens")
     answers = 'one token each, as " Jones" " Smith" (of two texts of your own: the likeliest next token of each)'
-    add("--answers", type=filled, nargs=2, metavar=("CLEAN", "CORRUPTED"), help=answers)
+    add("--answers", type=text_of_own, nargs=2, metavar=("CLEAN", "CORRUPTED"), help=answers)
     add("--bos", action="store_true", help="put <|endoftext|> in front of both texts")
     add("--model", metavar="NAME_OR_FOLDER", help="gpt2 (the default), gpt2-medium, a folder, bundled, ...")
     add = parser.add_argument_group("the patches").add_argument
@@ -107,6 +107,12 @@ def faults(args):
         yield "--site pattern_entry patches single entries: --positions all is --site pattern"
     if args.heads and not any("head" in SITES[site].axes for site in args.sites):
         yield f"{args.site} has no heads to choose from: leave out --heads, or patch z, q, k, v or pattern"
+    if args.clean is not None and args.corrupted is None:
+        yield "--clean needs --corrupted too: the text that differs from it, in as many tokens"
+
+
+def text_of_own(text):
+    return decoded(filled(text))
 
 
 def numbers(text):
@@ -161,7 +167,7 @@ def likeliest_answers(model, args):
     if clean == corrupted:
         raise ValueError(f"the likeliest next token is {clean} after both texts: {ask}")
     texts = tuple(model.decode([token]) if token < model.tokenizer.n_vocab else "" for token in ids)
-    if [model.encode(text) for text in texts] != [[token] for token in ids]:
+    if [model.tokenizer.continuation(text) for text in texts] != [[token] for token in ids]:
         raise ValueError(f"the likeliest next tokens, {clean} and {corrupted}, are not both texts by themselves: {ask}")
     return texts
 
@@ -170,11 +176,25 @@ def check_outputs(args):
     """Raise ValueError or OSError now for files that could not be written in the end."""
     from minigpt2.pictures.style import check_picture
 
-    check_picture(args.out or Path("figures", "picture.png"))
+    out = Path(args.out or Path("figures", "picture.png"))
+    check_picture(out)
+    for path in beside(out, args):
+        check_writable(path)
     if args.report:
         if Path(args.report).suffix.lower() not in (".html", ".htm"):
             raise ValueError(f"cannot write {args.report}: a report's name ends in .html or .htm")
         check_writable(args.report)
+
+
+def beside(out, args):
+    """The other files whose names are made of the picture's: its views, and the numbers."""
+    views = ["lens"] * args.lens + ["direct-attribution"] * args.direct_attribution
+    found = [out.with_name(f"{out.stem}_{view}_corrupted{out.suffix}") for view in views]
+    if args.save:
+        titles = next((names for names in (args.experiments, args.sites) if len(names) > 1), [""])
+        titles = ["exact", "attribution"] if args.attribution else titles
+        found += [out.with_name(f"{out.stem}_{title}.json" if title else f"{out.stem}.json") for title in titles]
+    return found
 
 
 def picture_path(args, pair, result):

@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from minigpt2.pictures.style import check_picture, write
-from minigpt2.terminal import filled, guarded
+from minigpt2.terminal import filled, guarded, printable
 
 from .. import save
 from .figure import compared, figure
@@ -23,7 +23,7 @@ def main():
     check_picture(out)
     results = [save.load(file) for file in args.files]
     write(compared(*results) if [r.method for r in results] == ["patching", "attribution"] else figure(results), out)
-    print(out)
+    print(printable(out))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Prove an installation against the real GPT-2 small: `python -m patching.verify [--model NAME_OR_FOLDER]`.
 
 Prints each fact with what is expected, what this model gives, the difference, the tolerance that the source permits,
-the source and a verdict; then what is to blame, if anything is off. The exit code is 0 only if all facts hold, 1 if one
+the source and a verdict, in the order of the data flow: files, tensors, token ids, activations, the numbers read from
+them, patching. So the first that fails is where to look. The exit code is 0 only if all facts hold, 1 if one
 fails or the model cannot be loaded, 2 for a wrong command line. What cannot be checked here (for want of an optional
 package, of a vocabulary) is skipped and says so; if that is all that stands between this model and 0, the code is 3.
 It takes about a minute of one core.
@@ -22,7 +23,7 @@ from pathlib import Path
 from minigpt2 import facts as f
 from minigpt2.facts import checks as c
 from minigpt2.gpt2 import GPT2
-from minigpt2.terminal import guarded
+from minigpt2.terminal import guarded, printable
 
 
 def main(arguments=None):
@@ -46,7 +47,7 @@ def main(arguments=None):
     except BrokenPipeError:
         raise
     except (ValueError, OSError) as error:  # what a model's files, its cache and the network can bring
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -98,73 +99,6 @@ def verify(subject, facts, kinds=tuple(f.KINDS)):
                 yield f.failed(kind, kind.replace("_", " "), entry["source"], message)
 
 
-NUMBERS = ("next_token", "logit_differences", "losses", "log_probabilities", "greedy", "head_ablation")
-
-
-def culprits(results):
-    """What is to blame, as sentences: the first cause in the vocabulary and in the model; where both are right, in the
-    patching; where that is right too, in a file that matters to neither."""
-    failed = {kind: [check for check in results if check.kind == kind and check.verdict == "FAILS"] for kind in f.KINDS}
-    files = {check.fact.split(",")[0]: check.message for check in failed["files"]}
-    vocabulary = [files.pop(name) for name in ("merges.txt", "vocab.json") if name in files]
-    vocabulary += [check.message for check in failed["token_ids"][:1]]
-
-    tensors, off = failed["tensors"], first_activation(results)
-    numbers = [check for kind in NUMBERS for check in failed[kind]]
-    if vocabulary:  # a continuation that is stated as a text reads it
-        numbers = [check for check in numbers if check.kind != "greedy" or isinstance(check.expected, list)]
-    model = [check.message for check in tensors[:1]]
-    if len(tensors) > 1:
-        model[0] += f" (and {len(tensors) - 1} more of {sum(check.kind == 'tensors' for check in results)})"
-    if off:
-        model.append(off)
-    elif numbers and not tensors:
-        seen = any(check.kind == "activations" for check in results)
-        text = f" (text: {f.short(numbers[0].about, 60)!r})" if numbers[0].about else ""
-        before = "all stated activations hold, but not this" if seen else "the first that fails is"
-        model.append(f"{before}: {numbers[0].message}{text}")
-    if (model or numbers) and "config.json" in files:
-        model.insert(0, files["config.json"])
-
-    found = ["; ".join(part) for part in (vocabulary, model) if part]
-    if failed["patching"] and not model:
-        found.append(patching_culprit(failed["patching"]))
-    elif failed["circuits"] and not model:
-        found.append(f"edges and circuits (patching/circuits): {failed['circuits'][0].message}")
-    return found or list(files.values())
-
-
-PARTS = {
-    "attn_out": "its attention (ln_1, c_attn, the pattern, attn.c_proj) or the embedding it reads",
-    "mlp_out": "its MLP (ln_2, c_fc, the tanh GELU, mlp.c_proj)",
-    "resid_post": "the sums that make the stream",
-    "logits": "the final layer norm or the unembedding",
-}
-
-
-def first_activation(results):
-    """A sentence on the first activation that is off, in the order of the data flow."""
-    held = "nothing before it is stated"
-    for check in (check for check in results if check.kind == "activations"):
-        name = check.fact.split(" ")[0]
-        if check.verdict == "FAILS":
-            part = next((sentence for word, sentence in PARTS.items() if name.startswith(word)), "")
-            return f"the first activation that is off is {name} ({held}): look at {part}" if part else check.message
-        held = f"{name} holds"
-    return ""
-
-
-def patching_culprit(failed):
-    plain, one_pass = ([check.message for check in failed if check.fact.startswith(w)] for w in ("plain", "one-pass"))
-    if one_pass and not plain:
-        return f"the one-pass sweep (patching/sweeps.py), since the plain sweep holds: {one_pass[0]}"
-    if plain and not one_pass:
-        return f"the plain sweep (patching/sweeps.py), since the one-pass sweep holds: {plain[0]}"
-    if plain:
-        return f"the patch itself (patching/sites.py), since both sweeps are off and the model is not: {plain[0]}"
-    return failed[0].message
-
-
 def summary(results):
     counts = Counter(check.verdict for check in results)
     n = counts["holds"] + counts["FAILS"]
@@ -190,7 +124,6 @@ def report_json(results, subject, facts, path):
         "facts": str(path),
         "holds": exit_code(results) == 0,
         "summary": summary(results),
-        "culprits": culprits(results),
         "sources": facts["sources"],
         "checks": [check.as_json() for check in results],
     }
@@ -204,7 +137,7 @@ ROW = "{:7} {:43} {:>13} {:>13} {:>10} {:>9} {}"
 def report_table(results, subject, facts, path):
     """Print each kind as soon as it is checked."""
     model, seen = subject.model, []
-    print(f"{Path(path).name} against {model.name}" + (f" at {model.revision}" if model.revision else ""))
+    print(printable(f"{Path(path).name} against {model.name}") + (f" at {model.revision}" if model.revision else ""))
     print(ROW.format("verdict", "fact", "expected", "got", "difference", "tolerance", "source"))
     for kind, some in groupby(results, key=lambda check: check.kind):
         print(f"\n{kind.replace('_', ' ')}")
@@ -224,8 +157,8 @@ def report_table(results, subject, facts, path):
         source = facts["sources"][name]
         print(textwrap.fill(f"{name}: {source['where']} ({source['stated']})", 118, subsequent_indent="    "))
     print()
-    for line in culprits(seen):
-        print(textwrap.fill(f"culprit: {line}", 118, subsequent_indent="    "))
+    if first := next((check for check in seen if check.verdict == "FAILS"), None):
+        print(textwrap.fill(f"the first that fails: {first.message or first.fact}", 118, subsequent_indent="    "))
     print(summary(seen))
     return exit_code(seen)
 
