@@ -143,7 +143,7 @@ print(f"  the MLP of layer {last_mlp} {mlps[last_mlp]:.2f}, the other MLPs {np.d
 
 # %% How do they know where to look?
 #
-# If they look for the token behind an earlier mention of the same first name, then another first name there should turn
+# If they look for the token after an earlier mention of the same first name, then another first name there should turn
 # them away. It does.
 
 first_name = PromptPair(pair.clean, "Jessica Jones was a top-notch student. Michelle", pair.answers)

@@ -32,14 +32,14 @@ def parser():
     g = p.add_argument_group("continuing the text")
     g.add_argument("--generate", type=int, metavar="N", help="continue the text by N tokens, printed as they come")
     g.add_argument("--past-end", action="store_true", help="go on after <|endoftext|>, at which a text ends otherwise")
-    g.add_argument("--temperature", type=float, metavar="T", help="0: the likeliest (default); higher: freer")
-    g.add_argument("--top-k", type=int, metavar="K", help="draw from the K likeliest (at temperature 1 unless given)")
-    g.add_argument("--top-p", type=float, metavar="P", help="draw from the fewest that hold probability P (likewise)")
-    g.add_argument("--seed", type=int, metavar="N", help="draw the same text again (likewise)")
+    g.add_argument("--temperature", type=float, metavar="T", help="0 picks the likeliest token (default); higher is more random")
+    g.add_argument("--top-k", type=int, metavar="K", help="draw from the K likeliest (implies temperature 1)")
+    g.add_argument("--top-p", type=float, metavar="P", help="draw from the fewest that hold probability P (implies temperature 1)")
+    g.add_argument("--seed", type=int, metavar="N", help="random seed, for a repeatable text (implies temperature 1)")
     g = p.add_argument_group("pictures (.png, .pdf, .svg)")
     g.add_argument("--lens", type=filled, metavar="OUT", help="logit lens: what each layer would predict")
     add, three = g.add_argument, {"type": filled, "nargs": 3}
-    add("--attribution", **three, metavar=("PLUS", "MINUS", "OUT"), help="who wrote logit(PLUS) - logit(MINUS)")
+    add("--attribution", **three, metavar=("PLUS", "MINUS", "OUT"), help="how much each head and MLP adds to logit(PLUS) - logit(MINUS)")
     add("--pattern", **three, metavar=("LAYER", "HEAD", "OUT"), help="where one attention head looks")
     return p
 
@@ -95,7 +95,7 @@ def main(arguments=None):
 
 
 def print_next(model, resid, top):
-    """Print the likeliest next tokens. resid is the last position's stream behind the last block, [n_embd]."""
+    """Print the likeliest next tokens. resid is the last position's stream after the last block, [n_embd]."""
     if not 1 <= top <= model.config.n_vocab:
         raise ValueError(f"--top must be from 1 to the {model.config.n_vocab} tokens of {model.name}, got {top}")
     from .lens import likeliest

@@ -1,4 +1,4 @@
-"""The ways in which a model cannot be had. All messages say what was wrong and what to do."""
+"""Why a model could not be loaded. All messages say what was wrong and what to do."""
 
 
 class CheckpointError(ValueError):

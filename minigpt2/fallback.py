@@ -1,4 +1,4 @@
-"""Which model a command uses when none was asked for: gpt2, or the bundled one where gpt2 is not to be had."""
+"""Which model a command uses when none was asked for: gpt2, or the bundled one when gpt2 is not available."""
 
 import sys
 

@@ -1,7 +1,7 @@
 """Reading the residual stream in the vocabulary's terms, from one Run and without another forward pass.
 
 logit_lens asks of every layer and position: which token would the model predict if it stopped here? Source:
-nostalgebraist 2020, "interpreting GPT: the logit lens". direct_logit_attribution asks who wrote the answer: the stream
+nostalgebraist 2020, "interpreting GPT: the logit lens". direct_logit_attribution asks what adds to the answer: the stream
 is a sum, and with the final layer norm's scale held fixed the logits are linear in it, so a difference of two logits is
 a sum over everything that wrote into the stream. Source: Elhage et al. 2021, "A Mathematical Framework for Transformer
 Circuits".

@@ -106,7 +106,8 @@ def known_as(name):
 
 
 def in_colour(stream=None):
-    """Whether to write colours to a stream (stdout): a terminal that neither NO_COLOR nor TERM=dumb speaks for."""
+    """Whether to write colours to a stream (stdout): only on a terminal, and not if NO_COLOR is set or
+    TERM is dumb."""
     stream = stream or sys.stdout
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "") not in ("", "dumb")
 
@@ -115,7 +116,7 @@ def columns():
     return max(40, shutil.get_terminal_size().columns)
 
 
-# Text of strangers
+# Untrusted text
 
 
 def printable(text, keep=""):
@@ -129,7 +130,7 @@ def printable(text, keep=""):
 
 
 def brief(value):
-    """What a stranger's file holds, or what was wrong with it, in one printable line that is not too long."""
+    """What an untrusted file holds, or what was wrong with it, in one printable line that is not too long."""
     text = " ".join(str(value).split()) if isinstance(value, Exception) else repr(value)
     return printable(text if len(text) <= 120 else f"{text[:120]}...")
 

@@ -1,5 +1,8 @@
 """How one number is read off the last position's logits: the metrics of a sweep, each with its derivative.
 
+To add one: write the function that makes it for a pair, add its line to METRICS; sweeps, attribution, the demo and what is
+said of a result know it from there. A function of the user's logits is a metric too, without a line.
+
 A metric that needs only the two answers' logits asks for these two rows of wte and nothing else of the vocabulary; one that
 needs a softmax, and any function of the user's, costs the full unembedding of every patch (n_vocab * n_embd
 multiplications each, about half a forward pass of the GPT-2 small shape per position).
@@ -7,7 +10,9 @@ multiplications each, about half a forward pass of the GPT-2 small shape per pos
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,60 +26,72 @@ class Metric:
     slope(logits) is d(value) / d(logits), [n], or None where it is not known. unit names the value in tables and figures.
     """
 
-    name: str
     unit: str
     read: Callable
     slope: Callable | None = None
     tokens: tuple | None = None
+    name: str = ""
 
 
-def logit_difference(clean_answer, corrupted_answer, labels):
+class Contrast(NamedTuple):
+    """What a metric is made for."""
+
+    answers: tuple  # ids: (clean answer, corrupted answer)
+    labels: tuple  # theirs, visible
+    last_logits: Callable  # (token ids, or None for all) -> the last position's logits of both runs, [2, n]
+
+
+def logit_difference(contrast):
     """logit(corrupted answer) - logit(clean answer): positive where the corrupted answer wins. A constant added to all
     logits (which a softmax would not see either) does not change it."""
     return Metric(
-        "logit_difference",
-        f"logit({labels[1]}) - logit({labels[0]})",
+        f"logit({contrast.labels[1]}) - logit({contrast.labels[0]})",
         read=lambda logits: logits[..., 0] - logits[..., 1],
         slope=lambda logits: np.array([1.0, -1.0]),
-        tokens=(corrupted_answer, clean_answer),
+        tokens=(contrast.answers[1], contrast.answers[0]),
     )
 
 
-def normalised(difference, clean_value, corrupted_value):
+def normalised(contrast):
     """The logit difference on the scale on which the corrupted run is 0 and the clean run 1 (TransformerLens, ARENA)."""
+    difference = logit_difference(contrast)
+    clean_value, corrupted_value = difference.read(contrast.last_logits(difference.tokens))
     gap = clean_value - corrupted_value
     if gap == 0:
         raise ValueError(
             f"the normalised metric divides by the gap between the two runs, and both have a logit difference of "
             f"{clean_value:.4g}: choose answers that tell the runs apart, or metric='logit_difference'"
         )
-    return Metric(
-        "normalised",
-        "share of the gap (0 corrupted, 1 clean)",
+    return replace(
+        difference,
+        unit="share of the gap (0 corrupted, 1 clean)",
         read=lambda logits: (difference.read(logits) - corrupted_value) / gap + 0.0,  # no minus zero
         slope=lambda logits: difference.slope(logits) / gap,
-        tokens=difference.tokens,
     )
 
 
-def probability(name, answer, label):
+def probability(contrast, which):
     """softmax(logits)[answer]; its slope is p_answer (one-hot - p)."""
+    answer = contrast.answers[which]
 
     def slope(logits):
         p = m.softmax(logits)
         return p[answer] * (one_hot(logits, answer) - p)
 
-    return Metric(name, f"p({label})", lambda logits: m.softmax(logits)[..., answer], slope)
+    return Metric(f"p({contrast.labels[which]})", lambda logits: m.softmax(logits)[..., answer], slope)
 
 
-def log_probability(name, answer, label):
+def log_probability(contrast, which):
     """log softmax(logits)[answer], in nats; its slope is one-hot - p."""
+    answer = contrast.answers[which]
 
     def read(logits):
         top = logits.max(axis=-1)
         return logits[..., answer] - top - np.log(np.exp(logits - top[..., None]).sum(axis=-1))
 
-    return Metric(name, f"log p({label})", read, lambda logits: one_hot(logits, answer) - m.softmax(logits))
+    return Metric(
+        f"log p({contrast.labels[which]})", read, slope=lambda logits: one_hot(logits, answer) - m.softmax(logits)
+    )
 
 
 def one_hot(logits, answer):
@@ -83,8 +100,41 @@ def one_hot(logits, answer):
     return v
 
 
+class Entry(NamedTuple):
+    make: Callable  # Contrast -> Metric
+    words: str
+    bounded: bool = False  # between 0 and 1: a change far below 1 may mean something
+    compares: bool = False  # its sign says which answer is ahead: positive, the corrupted one
+
+
+METRICS = {
+    "logit_difference": Entry(logit_difference, "logit(corrupted answer) - logit(clean answer)", compares=True),
+    "normalised": Entry(normalised, "the same; 0 is the corrupted run, 1 the clean run"),
+    "clean_probability": Entry(partial(probability, which=0), "probability of the clean answer", bounded=True),
+    "corrupted_probability": Entry(partial(probability, which=1), "probability of the corrupted answer", bounded=True),
+    "clean_log_probability": Entry(partial(log_probability, which=0), "log probability of the clean answer (nats)"),
+    "corrupted_log_probability": Entry(partial(log_probability, which=1), "log probability of the corrupted answer"),
+}
+
+
+def make(metric, answers, labels, last_logits):
+    """The Metric for a name of METRICS or a function of the user's; the other arguments are Contrast's."""
+    if callable(metric):
+        return user_function(metric)
+    if not isinstance(metric, str) or metric not in METRICS:
+        raise ValueError(
+            f"unknown metric {metric!r:.60}; choose from {', '.join(METRICS)}, or give a function of the logits"
+        )
+    return replace(METRICS[metric].make(Contrast(tuple(answers), tuple(labels), last_logits)), name=metric)
+
+
+def is_bounded(name):
+    """Whether the metric of that name stays between 0 and 1; of a function of the user's it is not known."""
+    return name in METRICS and METRICS[name].bounded
+
+
 def user_function(f):
-    """Any function of one position's logits [n_vocab] that returns a number."""
+    """Any function of one position's logits [n_vocab] that returns a number; it may define .slope."""
 
     def read(logits):
         flat = logits.reshape(-1, logits.shape[-1])
@@ -98,12 +148,13 @@ def user_function(f):
                 )
         return np.array(values).reshape(logits.shape[:-1])
 
-    return Metric(getattr(f, "__name__", "metric"), getattr(f, "__name__", "metric"), read, getattr(f, "slope", None))
+    name = getattr(f, "__name__", "metric")
+    return Metric(name, read, getattr(f, "slope", None), name=name)
 
 
 def check_value(metric, value, dtype, where):
-    """Refuse a value that is no finite number of `dtype`: a map with a NaN in it would be drawn, and believed. where() says
-    which run or patch gave it."""
+    """Refuse a value that is not a finite number of `dtype`: a map with a NaN in it would be drawn, and believed. where()
+    says which run or patch gave it."""
     if not (is_finite(value) and abs(float(value)) <= float(np.finfo(dtype).max)):
         raise ValueError(
             f"the metric {metric.name} is {value:.4g} {where()}: it must be a finite number for any logits"
@@ -115,35 +166,3 @@ def is_finite(number):
         return math.isfinite(number)
     except OverflowError:  # an integer beyond any float
         return False
-
-
-METRICS = (
-    "logit_difference",
-    "normalised",
-    "clean_probability",
-    "corrupted_probability",
-    "clean_log_probability",
-    "corrupted_log_probability",
-)
-
-
-def make(metric, answers, labels, last_logits):
-    """The Metric for a name of METRICS or a function of the user's.
-
-    answers and labels are (clean, corrupted). last_logits(token ids, or None for all) gives the last position's logits of
-    the clean and of the corrupted run, [2, n].
-    """
-    difference = logit_difference(*answers, labels)
-    if callable(metric):
-        return user_function(metric)
-    if not isinstance(metric, str) or metric not in METRICS:
-        raise ValueError(
-            f"there is no metric {metric!r:.60}: it is one of {', '.join(METRICS)}, or a function of the logits"
-        )
-    if metric == "logit_difference":
-        return difference
-    if metric == "normalised":
-        return normalised(difference, *difference.read(last_logits(difference.tokens)))
-    which = metric.startswith("corrupted")
-    kind = log_probability if metric.endswith("log_probability") else probability
-    return kind(metric, answers[which], labels[which])

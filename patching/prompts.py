@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 from minigpt2.terminal import fit, width
@@ -11,9 +12,9 @@ from minigpt2.terminal import fit, width
 class PromptPair:
     """A clean and a corrupted text, and the next token that each makes likely.
 
-    answers are (clean answer, corrupted answer), each one token; the leading space belongs to it: " Jones". bos puts
-    the vocabulary's BOS, in GPT-2 <|endoftext|>, in front of both texts, unless its files put it there already; an
-    answer gets neither BOS nor space. Nothing is tokenised before a model is at hand: see `tokens`.
+    answers are (clean answer, corrupted answer), each one token; a leading space is part of it: " Jones". bos puts
+    the vocabulary's BOS, in GPT-2 <|endoftext|>, before both texts, unless its files put it there already; an
+    answer gets neither BOS nor space. Nothing is tokenised until there is a model: see `tokens`.
     """
 
     clean: str
@@ -59,10 +60,10 @@ class PromptPair:
         answers = model.check_tokens(answers)
         if answers[0] == answers[1]:
             raise ValueError(f"both answers are token {answers[0]}: the metric compares two different tokens")
-        differing = (clean != corrupted).nonzero()[0]
-        if not differing.size:
-            raise ValueError("clean and corrupted are the same tokens: there is nothing to patch; change a token")
-        return PairTokens(*(tuple(map(int, a)) for a in (clean, corrupted, answers)), int(differing[0]))
+        tokens = PairTokens(*(tuple(map(int, ids)) for ids in (clean, corrupted, answers)))
+        if not tokens.differing:
+            raise ValueError("clean and corrupted are the same tokens, so there is nothing to patch; change a token")
+        return tokens
 
     def warnings(self, model):
         """Say what in the texts is seldom meant, list of sentences: a space at the end, an answer without its space, a
@@ -89,18 +90,30 @@ class PromptPair:
         return found
 
 
-class PairTokens(NamedTuple):
+class TokenIds(NamedTuple):
     clean: tuple  # n_seq ids
     corrupted: tuple  # n_seq ids
     answers: tuple  # (clean answer, corrupted answer)
-    first_difference: int  # the first position at which the two differ
+
+
+class PairTokens(TokenIds):
+    """The token ids of a pair."""
+
+    @cached_property
+    def differing(self) -> tuple:
+        """The positions at which the two texts differ, in ascending order."""
+        return tuple(pos for pos, (a, b) in enumerate(zip(self.clean, self.corrupted)) if a != b)
+
+    @property
+    def first_difference(self) -> int:
+        return self.differing[0]
 
 
 def beginning_of_sequence(model):
     tokenizer = model.tokenizer
     token = tokenizer.end_of_text if tokenizer.bos is None else tokenizer.bos
     if token is None:
-        raise ValueError(f"bos=True puts <|endoftext|> in front, and the vocabulary of {model.name} has no such token")
+        raise ValueError(f"bos=True begins with <|endoftext|>, and the vocabulary of {model.name} has no such token")
     return token
 
 

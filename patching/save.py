@@ -17,7 +17,6 @@ from minigpt2.atomic import replacing
 from minigpt2.checkpoint import tensors
 from minigpt2.terminal import brief
 
-from .explain.labels import axis_label
 from .prompts import PairTokens
 from .result import Result
 from .sites import SITES
@@ -57,7 +56,7 @@ def save(result, path, command=None):
     about = {name: getattr(result, name) for name in KINDS} | {"tokens": result.tokens._asdict()}
     about |= {"format": FORMAT, "command": command, "versions": versions()}
     arrays = {name: array for name in ARRAYS if (array := getattr(result, name)) is not None}
-    text = json.dumps(about, ensure_ascii=False, default=plain)
+    text = json.dumps(about, ensure_ascii=False, default=as_number)
     npz, json_path, csv_path = paths(path)
     with replacing(npz) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, about=np.array(text), **arrays)
@@ -73,12 +72,12 @@ def save(result, path, command=None):
 
 def readable(about):
     """JSON with a line for each field, and for each row of the values."""
-    dumped = {name: json.dumps(value, ensure_ascii=False, default=plain) for name, value in about.items()}
+    dumped = {name: json.dumps(value, ensure_ascii=False, default=as_number) for name, value in about.items()}
     dumped["values"] = dumped["values"].replace("], [", "],\n  [")
     return "{\n" + ",\n".join(f' "{name}": {text}' for name, text in dumped.items()) + "\n}\n"
 
 
-def plain(value):
+def as_number(value):
     """NumPy's numbers as JSON's."""
     return value.item()
 
@@ -95,7 +94,7 @@ def spreadsheet(result):
     *row_axes, last = result.axes
     out = io.StringIO()
     write = csv.writer(out).writerow
-    write([*row_axes, *(axis_label(result, last, i) for i in result.axes[last])] if row_axes else [last, result.unit])
+    write([*row_axes, *(result.label(last, i) for i in result.axes[last])] if row_axes else [last, result.unit])
     if not row_axes:
         for i, value in zip(result.axes[last], result.values.tolist()):
             write([i, repr(value)])
@@ -131,9 +130,12 @@ def load(path):
         fields[name] = tuple(fields[name])
     if fields["places"] is not None:
         fields["places"] = tuple(tuple(map(tuple, some)) for some in fields["places"])
-    tokens = fields["tokens"]
-    fields["tokens"] = PairTokens(*(tuple(tokens[name]) for name in PairTokens._fields[:3]), tokens["first_difference"])
+    fields["tokens"] = pair_tokens(fields["tokens"])
     return Result(**fields, **arrays)
+
+
+def pair_tokens(ids):
+    return PairTokens(*(tuple(ids[name]) for name in PairTokens._fields))
 
 
 def open_file(path):
@@ -144,12 +146,12 @@ def open_file(path):
 
 
 def check_zip(path, opened):
-    """Raise ValueError for what is no .npz, which NumPy would take for a pickle."""
+    """Raise ValueError for what is not an .npz file, which NumPy would take for a pickle."""
     start = opened.read(2)
     opened.seek(0)
     if start != b"PK":
         beside = f"; {paths(path)[0]} beside it is" if Path(path).suffix in (".json", ".csv") else ""
-        raise ValueError(f"it is no .npz{beside}")
+        raise ValueError(f"it is not an .npz file{beside}")
 
 
 def check_size(unpacked, packed):
@@ -162,7 +164,7 @@ def check_size(unpacked, packed):
 
 
 def find_fault(about, arrays):
-    """The first thing in a file's content that a Result cannot have, as a phrase, or None."""
+    """The first thing in a file's content that would draw or say something wrong, as a phrase, or None."""
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         return f"its format is not {FORMAT}"
     for name, kind in KINDS.items():
@@ -170,38 +172,47 @@ def find_fault(about, arrays):
             return f"{name} is missing"
         if not isinstance(about[name], (int, float) if kind is float else kind) or isinstance(about[name], bool):
             return f"{name} is {about[name]!r:.40}"
-    axes, tokens, values = about["axes"], about["tokens"], arrays.get("values")
+    if about["direction"] not in ("denoising", "noising"):
+        return f"direction is {about['direction']!r}"
+    return wrong_numbers(about, arrays) or wrong_texts(about) or wrong_axes(about, arrays["values"].shape)
+
+
+def wrong_numbers(about, arrays):
+    values, spread = arrays.get("values"), arrays.get("spread")
     if values is None or not np.issubdtype(values.dtype, np.floating):
-        return "its values are missing or no numbers"
-    if not all(abs(number) < LARGEST for number in (about["clean_value"], about["corrupted_value"], about["alpha"])):
-        return "its numbers are not finite"
-    if not (np.abs(values.astype(np.float64)) < LARGEST).all():
-        return "its values are not all finite"
+        return "its values are missing or not numbers"
+    finite = all(abs(about[name]) < LARGEST for name, kind in KINDS.items() if kind is float)
+    if not finite or not (np.abs(values.astype(np.float64)) < LARGEST).all():
+        return "its numbers are not all finite"
+    if spread is not None and (spread.shape != values.shape or not (spread >= 0).all()):
+        return "its spread is not a number from 0 up for each value"
+    return None
+
+
+def wrong_texts(about):
+    tokens, labels = about["tokens"], [about[name] for name in KINDS if name.endswith("_labels")]
+    if not all(indices_ok(tokens.get(name), distinct=False) for name in PairTokens._fields):
+        return "its tokens are not lists of ids"
+    if not all(isinstance(label, str) for some in labels for label in some):
+        return "its labels are not text"
+    n_seq = len(tokens["clean"])
+    if [len(tokens["corrupted"]), len(tokens["answers"]), *map(len, labels)] != [n_seq, 2, n_seq, n_seq, 2]:
+        return "its texts, answers and labels are not of one length"
+    return None if pair_tokens(tokens).differing else "its texts do not differ"
+
+
+def wrong_axes(about, shape):
+    axes, n_seq = about["axes"], len(about["tokens"]["clean"])
     if not all(indices_ok(chosen) for chosen in axes.values()):
         return "its axes are not lists of different indices"
-    if tuple(map(len, axes.values())) != values.shape or not axes:
-        return f"its axes are {', '.join(f'{a} {len(c)}' for a, c in axes.items())}, its values {list(values.shape)}"
-    if not all(indices_ok(tokens.get(name), distinct=False) for name in PairTokens._fields[:3]):
-        return "its tokens are not lists of ids"
-    n_seq = len(tokens["clean"])
-    lengths = len(tokens["corrupted"]), len(about["clean_labels"]), len(about["corrupted_labels"])
-    if set(lengths) != {n_seq} or len(tokens["answers"]) != 2 or len(about["answer_labels"]) != 2:
-        return "its texts, answers and labels are not of one length"
-    if not all(isinstance(label, str) for name in about if name.endswith("_labels") for label in about[name]):
-        return "its labels are not text"
+    if tuple(map(len, axes.values())) != shape:
+        return f"its axes are {', '.join(f'{a} {len(c)}' for a, c in axes.items())}, its values {list(shape)}"
     if any(max(axes.get(axis, [0])) >= n_seq for axis in ("position", "source")):
         return f"it has positions beyond its {n_seq} tokens"
-    differing = [i for i in range(n_seq) if tokens["clean"][i] != tokens["corrupted"][i]]
-    if tokens.get("first_difference") not in differing[:1]:
-        return "first_difference is not where its texts first differ"
-    if "spread" in arrays and (arrays["spread"].shape != values.shape or not (arrays["spread"] >= 0).all()):
-        return "its spread is not a number from 0 up for each value"
     if about["site"] not in SITES or not (
         tuple(axes) in possible_axes(SITES[about["site"]].axes) or list(axes) == ["set"] and places_ok(about)
     ):
         return f"site {about['site']!r} has no map by {' x '.join(axes)}"
-    if about["direction"] not in ("denoising", "noising"):
-        return f"direction is {about['direction']!r}"
     return None
 
 

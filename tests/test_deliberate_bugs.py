@@ -265,8 +265,11 @@ one_pass_after_mlp = one_pass.after_mlp
 
 
 def skipped_column(self, model):
-    tokens = tokens_of(self, model)
-    return tokens._replace(first_difference=tokens.first_difference + 1)
+    return LatePair(*tokens_of(self, model))
+
+
+class LatePair(prompts.PairTokens):
+    first_difference = property(lambda self: self.differing[0] + 1)
 
 
 def alpha_the_wrong_way(old, new, positions, alpha):

@@ -78,7 +78,7 @@ def test_the_whole_demo(folder, tmp_path):
     assert f"clean {result.clean_value:.2f}, corrupted {result.corrupted_value:.2f}" in " ".join(out.split())
     rows = re.findall(r"^ +(\d)((?: +-?\d+\.\d\d){11})$", out, re.M)
     assert np.allclose(np.array([row[1].split() for row in rows], float), result.values, atol=0.006)
-    assert "1 ␣Jones → ␣Smith" in out and "What it means" in out and "Position 0, before the first changed token" in out
+    assert "1 ␣Jones → ␣Smith" in out and "What it means" in out and "At position 0, before the first changed token" in " ".join(out.split())
     assert out.endswith("Written: figures/surname_resid_post_tiny.png\n")
     assert (tmp_path / "figures" / "surname_resid_post_tiny.png").read_bytes().startswith(b"\x89PNG")
     assert "\x1b" not in out and all(len(line) <= 80 for line in out.splitlines()[1:])
@@ -134,9 +134,8 @@ def test_every_kind_of_map(folder, tmp_path, monkeypatch, capsys, args, files):
     assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == files
     assert out.count("What it means") == {"all": 4, "overview": 3}.get(args[1], 1)
     if "--attribution" in args:
-        assert re.search(
-            r"correlate at -?[01]\.\d+; they differ most at layer \d, position \d+: exact", " ".join(out.split())
-        )
+        words = r"correlation -?[01]\.\d+, changes -?\d+\.\d\d of the exact ones .* at layer \d, position \d+: exact"
+        assert re.search(words, " ".join(out.split()))
 
 
 def test_looking_inside_shows_both_runs(folder, tmp_path):
@@ -233,8 +232,8 @@ CARELESS = [  # arguments, exit status, what the message must contain
     (["--site", "pattern_entry", "--positions", "all"], 2, "--positions all is --site pattern"),
     (["--heads", "0"], 2, "resid_post has no heads"),
     (["--site", "overview", "--heads", "0"], 2, "overview has no heads"),
-    (["--alpha", "nan"], 2, "--alpha: 'nan' is no finite number"),
-    (["--alpha", "x"], 2, "--alpha: 'x' is no finite number"),
+    (["--alpha", "nan"], 2, "--alpha: 'nan' is not a finite number"),
+    (["--alpha", "x"], 2, "--alpha: 'x' is not a finite number"),
     (["--out", "x.jpg"], 1, "ends in .png, .pdf, .svg"),
     (["--out", "file/x.png"], 1, "cannot write file/x.png"),
     (["--out", "."], 1, "cannot write ."),
@@ -242,8 +241,8 @@ CARELESS = [  # arguments, exit status, what the message must contain
     (["--answers", " Jones"], 2, "--answers: expected 2 arguments"),
     (["--site", "nowhere"], 2, "--site: invalid choice: 'nowhere'"),
     (["--experiment", "nothing"], 2, "--experiment: invalid choice"),
-    (["--positions", "1-"], 2, "is no list such as"),
-    (["--layers", "5-2"], 2, "is no list such as"),
+    (["--positions", "1-"], 2, "is not a list like"),
+    (["--layers", "5-2"], 2, "is not a list like"),
     (["--experiment", "all", "--clean", "x"], 2, "leave out texts"),
     (["--attribution", "--site", "overview"], 2, "choose one experiment and one site"),
     (["--site", "heads", "--positions", "1"], 2, "leave out --positions"),
@@ -265,7 +264,7 @@ def test_careless_use_gets_one_sentence(folder, tmp_path, monkeypatch, capsys, a
         got = stop.code
     out, err = capsys.readouterr()
     assert got == status and message in err and "Traceback" not in err
-    assert out == ""  # it is said before anything else, and not behind the tables
+    assert out == ""  # it is said before anything else, and not after the tables
     assert err.startswith("error: ") if status == 1 else "error: " in err
     assert not [path for path in tmp_path.rglob("*") if path.suffix in (".png", ".jpg", ".npz")]
 

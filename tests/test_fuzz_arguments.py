@@ -290,7 +290,7 @@ def test_every_odd_value_of_every_choice(name, site):
         optional={
             "direction": st.sampled_from(["denoising", "noising"]),
             "alpha": st.floats(width=32) | st.integers(-3, 3),
-            "metric": st.sampled_from(METRICS),
+            "metric": st.sampled_from([*METRICS]),
             "layers": st.lists(st.integers(-4, 3), max_size=3),
             "heads": st.lists(st.integers(-3, 2), max_size=2),
             "positions": st.lists(st.integers(-6, 5), max_size=3) | st.just("all"),

@@ -8,7 +8,9 @@ import pytest
 
 from minigpt2 import GPT2
 from patching.demo.experiments import EXPERIMENTS
-from patching.explain.views import LensOfBoth, WritersOfBoth, signed
+from patching.explain.both_runs import BothRuns
+from patching.explain.numbers import signed
+from patching.explain.views import LensOfBoth, WritersOfBoth
 
 
 @pytest.fixture(scope="module")
@@ -17,18 +19,17 @@ def bundled():
 
 
 def view_of(kind, model, pair):
-    tokens = pair.tokens(model)
-    return kind(model.run_batch([tokens.clean, tokens.corrupted]), tokens)
+    return kind(BothRuns(model, pair.tokens(model), kind.keep))
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_the_final_prediction_is_dated_by_the_lens(bundled, name):
     view = view_of(LensOfBoth, bundled, EXPERIMENTS[name].pair)
-    for lens, sentence in zip(view.lenses, view.story()):
+    for lens, sentence in zip(view.lenses, view.conclusions()):
         tokens = lens.top_tokens[:, -1, 0].tolist()
         depth = int(re.search(r"layer (\d)", sentence)[1]) + 1
         assert len(set(tokens[depth:])) == 1 and tokens[depth - 1] != tokens[depth]
-        assert ("only behind" in sentence) == (depth == len(tokens) - 1)
+        assert ("only after" in sentence) == (depth == len(tokens) - 1)
         assert bundled.labels([tokens[-1]])[0] in sentence
 
 
@@ -36,13 +37,13 @@ def test_a_prediction_that_never_changes_is_the_embeddings(bundled):
     view = view_of(LensOfBoth, bundled, EXPERIMENTS["surname"].pair)
     lens = view.lenses[0]
     view.lenses = [replace(lens, top_tokens=np.full_like(lens.top_tokens, 5))]
-    assert view.story()[0].endswith("is the likeliest from the embedding on.")
+    assert view.conclusions()[0].endswith("is the likeliest token from the embedding on.")
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_the_shares_of_the_writers_make_the_whole_difference(bundled, name):
     view = view_of(WritersOfBoth, bundled, EXPERIMENTS[name].pair)
-    first, second = view.story()
+    first, second = view.conclusions()
     shares = [int(share) for share in re.findall(r"(-?\d+) %", first)]
     assert 98 <= sum(shares) <= 102 and signed(view.gap) in first
     attn = (view.both[1].attn - view.both[0].attn) / view.gap
@@ -55,8 +56,9 @@ def test_the_shares_of_the_writers_make_the_whole_difference(bundled, name):
 
 def test_equal_runs_have_nothing_to_attribute(bundled):
     tokens = EXPERIMENTS["surname"].pair.tokens(bundled)
-    run = bundled.run(tokens.clean)
-    (sentence,) = WritersOfBoth([run, run], tokens).story()
+    both = BothRuns(bundled, tokens)
+    both.runs = [bundled.run(tokens.clean)] * 2
+    (sentence,) = WritersOfBoth(both).conclusions()
     assert "no difference to attribute" in sentence
 
 

@@ -272,7 +272,7 @@ def test_answers_that_are_one_text_are_refused(reader):
 BAD_CHOICES = {
     "site": (dict(site="resid"), "unknown site 'resid'; choose from resid_pre.*pattern_entry"),
     "direction": (dict(direction="denoise"), "direction.*got 'denoise'"),
-    "metric": (dict(metric="accuracy"), "no metric 'accuracy'.*logit_difference"),
+    "metric": (dict(metric="accuracy"), "unknown metric 'accuracy'.*logit_difference"),
     "alpha is no number": (dict(alpha=float("nan")), "alpha.*nan"),
     "alpha is infinite": (dict(alpha=float("inf")), "alpha.*inf"),
     "alpha is text": (dict(alpha="1"), "alpha.*'1'"),
@@ -374,6 +374,7 @@ def test_a_site_is_a_line(monkeypatch):
     from patching import sites
     from patching.draw import figure
     from patching.explain import conclusions
+    from patching.explain.both_runs import BothRuns
     from patching.page import report
 
     axes = ("layer", "position")
@@ -390,7 +391,7 @@ def test_a_site_is_a_line(monkeypatch):
         np.testing.assert_array_equal(estimate.values, attribute(model, pair, "mlp_out", **choices).values)
     assert "what the MLP of each layer writes" in figure.figure(result).texts[0].get_text()
     assert conclusions.tell(result)
-    assert "what the MLP of a layer writes" in report.page([result], [""], model, "", ())
+    assert "what the MLP of a layer writes" in report.page([result], [""], [BothRuns(model, result.tokens)], "", ())
 
 
 @pytest.mark.parametrize("call, wrong", [(sweep, "layer"), (sweep_one_by_one, "keep"), (attribute, "keep_logits")])

@@ -87,7 +87,7 @@ def test_the_bar_names_the_metric_and_marks_both_runs():
 def test_the_heading_names_site_direction_and_model():
     text = figure.figure(replace(published(0), model="/some/where/my-model"))._suptitle.get_text()
     assert text.splitlines() == [
-        "Activation patching of resid_post (the residual stream behind each layer)",
+        "Activation patching of resid_post (the residual stream after each layer)",
         "my-model, denoising: clean vectors written into the corrupted run",
         "clean -4.12, corrupted 5.66",
     ]
@@ -132,10 +132,11 @@ def test_attribution_beside_exact_outlines_the_worst_cell():
     values = exact.values.copy()
     values[2, 1] += 3
     fig = figure.compared(exact, replace(exact, values=values, method="attribution"))
-    assert "differ most at layer 2, position 1: exact -4.00, estimate -1.00" in fig._suptitle.get_text()
+    text = fig._suptitle.get_text().replace("\n", " ")
+    assert "largest difference at layer 2, position 1: exact -4.00, estimate -1.00" in text
     assert "correlation 0.9" in fig._suptitle.get_text()
     flat = figure.compared(exact, replace(exact, values=np.full_like(values, 5.0), method="attribution"))
-    assert "no correlation, as one map does not vary" in flat._suptitle.get_text().replace("\n", " ")
+    assert "no correlation, since one map does not vary" in flat._suptitle.get_text().replace("\n", " ")
     for ax in maps(fig):
         assert [patch.get_xy() for patch in ax.patches] == [(0.5, 1.5)]
 
@@ -222,7 +223,7 @@ def test_any_number_of_tokens_fits(tmp_path, n):
     result = replace(
         made(MOVES), values=values, axes={"layer": list(range(12)), "position": list(range(n))},
         clean_labels=("␣token",) * n, corrupted_labels=("␣token",) * n,
-        tokens=made(MOVES).tokens._replace(clean=tokens, corrupted=(999, *tokens[1:]), first_difference=0),
+        tokens=made(MOVES).tokens._replace(clean=tokens, corrupted=(999, *tokens[1:])),
     )  # fmt: skip
     fig = figure.figure(result)
     figure.write(fig, tmp_path / "x.png")

@@ -25,9 +25,10 @@ from minigpt2.pictures.style import SIGNED
 from patching import METRICS, PromptPair, Result, attribute, sweep
 from patching.demo.experiments import EXPERIMENTS
 from patching.draw.panels import panels
+from patching.explain.both_runs import BothRuns
 from patching.explain.conclusions import tell
 from patching.explain.findings import agreement
-from patching.explain.views import LensOfBoth, WritersOfBoth
+from patching.explain.views import VIEWS
 from patching.page import maps, report
 from patching.prompts import PairTokens
 
@@ -95,7 +96,8 @@ def made(tmp_path, results, titles=None, model=None, command=COMMAND, name="x.ht
     """The page of some results, as its path, its text and parsed."""
     results = results if isinstance(results, list) else [results]
     path = tmp_path / name
-    report.write(path, results, titles or [""] * len(results), model=model, command=command, views=views)
+    both = [BothRuns(model, tokens) for tokens in {r.tokens for r in results}]
+    report.write_page(path, results, titles or [""] * len(results), both=both, command=command, views=views)
     text = path.read_bytes().decode("utf-8")
     return path, text, Page(text)
 
@@ -198,8 +200,8 @@ def test_the_next_tokens_of_both_texts(bundled, tmp_path):
 def test_attribution_stands_beside_the_exact_map(bundled, tmp_path, site):
     exact, estimate = sweep(bundled, PAIR, site), attribute(bundled, PAIR, site)
     _, text, page = made(tmp_path, [exact, estimate], ["exact", "attribution"], model=bundled)
-    correlation, worst = agreement(exact, estimate)
-    assert f"<b>{correlation:.3f}</b>" in text and page.all("details")
+    compared = agreement(exact, estimate)
+    assert compared.words() in text and f"{compared.correlation:.3f}" in text and page.all("details")
     outlined = []
     assert [t["caption"]["text"].split()[0].strip(",") for t in page.maps[:2]] == ["exact", "attribution"]
     for table in page.maps:
@@ -210,7 +212,7 @@ def test_attribution_stands_beside_the_exact_map(bundled, tmp_path, site):
             assert abs(float(cell["text"]) - value_at(shown, place)) < 0.051
             outlined += [place] * ("worst" in cell["class"])
     assert len(outlined) == 2 and outlined[0] == outlined[1]
-    assert tuple(exact.axes[axis].index(outlined[0][axis]) for axis in exact.axes) == worst
+    assert outlined[0] == compared.worst
 
 
 def test_several_results(bundled, tmp_path):
@@ -228,9 +230,8 @@ def test_several_results(bundled, tmp_path):
 
 
 def views_of(model):
-    tokens = PAIR.tokens(model)
-    runs = model.run_batch([tokens.clean, tokens.corrupted])
-    return [view(runs, tokens) for view in (LensOfBoth, WritersOfBoth)]
+    both = BothRuns(model, PAIR.tokens(model), keep=["z", "mlp_out"])
+    return [view(both) for view in VIEWS]
 
 
 def test_the_views_from_inside_are_tables_of_the_page(bundled, tmp_path):
@@ -245,7 +246,7 @@ def test_the_views_from_inside_are_tables_of_the_page(bundled, tmp_path):
         assert all(cell["scope"] == "col" for cell in table["rows"][0])
         assert all(row[0]["scope"] == "row" for row in table["rows"][1:])
     items, headings = ([e["text"].replace("\xa0", " ") for e in page.all(tag)] for tag in ("li", "h2"))
-    assert [text for view in views for text in view.story() if text not in items] == []
+    assert [text for view in views for text in view.conclusions() if text not in items] == []
     assert [view.heading for view in views] == headings[-3:-1]
 
 
@@ -256,7 +257,7 @@ def test_nothing_of_a_view_is_markup(bundled, tmp_path):
         def tables(self):
             yield HOSTILE[1], HOSTILE[:3], [HOSTILE[3:6], HOSTILE[6:9], ["a", "\x1b", "1"]]
 
-        def story(self):
+        def conclusions(self):
             return HOSTILE
 
     _, text, page = made(tmp_path, sweep(bundled, PAIR), model=bundled, views=[Hostile()])
@@ -383,7 +384,7 @@ def large(axes, n_seq):
     corrupted = [*clean[:-5], (clean[-5] + 1) % 11, *clean[-4:]]
     labels = tuple(map(str, clean)), tuple(map(str, corrupted))
     site = ("mlp_out", "resid_post", "z", "pattern_entry")[len(axes) - 1]
-    tokens = PairTokens(tuple(clean), tuple(corrupted), (1, 2), n_seq - 5)
+    tokens = PairTokens(tuple(clean), tuple(corrupted), (1, 2))
     return Result(
         rng.normal(size=shape), 2.0, -2.0, axes, site, "denoising", "logit_difference", "logit(2) - logit(1)", 1.0,
         tokens, *labels, ("1", "2"), "seeded",
@@ -426,7 +427,7 @@ def test_an_interrupted_write_leaves_the_old_file(bundled, tmp_path, monkeypatch
 
     monkeypatch.setattr(Path, "write_text", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        report.write(path, [result], [""], model=bundled, command="another")
+        report.write_page(path, [result], [""], both=[BothRuns(bundled, result.tokens)], command="another")
     assert path.read_text(encoding="utf-8") == text and [p.name for p in tmp_path.iterdir()] == ["x.html"]
 
 

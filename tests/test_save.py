@@ -97,7 +97,7 @@ def rewrite(path, **changes):
         ({"axes": {"layer": [0, 1, 2, 3, 4, 4], "position": [0, 1, 2, 3, 4]}}, "different indices"),
         ({"axes": {"layer": [0, 1, 2, 3, 4, 5], "position": [0, 1, 2, 3, 9]}}, "beyond its 5 tokens"),
         ({"values": np.zeros((6, 4))}, "its values"),
-        ({"values": np.array(["a"])}, "no numbers"),
+        ({"values": np.array(["a"])}, "not numbers"),
         ({"clean_labels": ["a"]}, "one length"),
         ({"clean_labels": [1, 2, 3, 4, 5]}, "not text"),
         ({"tokens": {"clean": [1]}}, "lists of ids"),
@@ -136,8 +136,8 @@ def test_the_siblings_of_a_result_are_no_pickles(tmp_path):
     """NumPy takes whatever is no zip for a pickle, and advises to load it all the same."""
     path = save.save(made(MOVES), tmp_path / "x")
     (tmp_path / "x.txt").write_text("a text")
-    beside = f"(it is no .npz; {path} beside it is)"
-    for name, says in (("x.json", beside), ("x.csv", beside), ("x.txt", "(it is no .npz)")):
+    beside = f"(it is not an .npz file; {path} beside it is)"
+    for name, says in (("x.json", beside), ("x.csv", beside), ("x.txt", "(it is not an .npz file)")):
         with pytest.raises(ValueError, match="is not a result") as error:
             save.load(tmp_path / name)
         assert says in str(error.value) and "pickle" not in str(error.value)
@@ -178,8 +178,8 @@ def test_a_written_file_has_the_permissions_of_any_other(tmp_path):
     assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE((tmp_path / "plain").stat().st_mode)
 
 
-def test_first_difference_is_checked(tmp_path):
+def test_a_result_of_two_equal_texts_is_refused(tmp_path):
     result = made(MOVES)
-    wrong = replace(result, tokens=PairTokens(*result.tokens[:3], 3))
-    with pytest.raises(ValueError, match="first_difference"):
+    wrong = replace(result, tokens=PairTokens(result.tokens.clean, result.tokens.clean, result.tokens.answers))
+    with pytest.raises(ValueError, match="its texts do not differ"):
         save.load(save.save(wrong, tmp_path / "x"))

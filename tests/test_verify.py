@@ -289,7 +289,7 @@ def test_facts_of_another_model_are_refused(stand_in, capsys):
 @pytest.mark.parametrize(
     "arguments, sentence",
     [
-        (["--only", "everything"], "there is no kind 'everything' of facts: choose of files, tensors, token_ids"),
+        (["--only", "everything"], "unknown kind 'everything'; choose from files, tensors, token_ids"),
         (["--facts", "/no/such/file"], "/no/such/file cannot be read as JSON"),
         (["--facts", __file__], "cannot be read as JSON"),
         (["--colour"], "unrecognized arguments"),

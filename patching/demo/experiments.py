@@ -23,15 +23,15 @@ SURNAMES = (" Jones", " Smith")
 EXPERIMENTS = {
     "surname": Experiment(
         PromptPair(CLEAN, "Michelle Smith was a top-notch student. Michelle", SURNAMES),
-        "The surname is another one: where is it kept until the last token needs it?",
+        "The surname differs: where is it kept until the last position needs it?",
     ),
     "first-name": Experiment(
         PromptPair(CLEAN, "Jessica Jones was a top-notch student. Michelle", SURNAMES),
-        "Another person had the surname: where does the model tell that Michelle is not the one?",
+        "Someone else has the surname: where does the model notice that Michelle is not the one?",
     ),
     "last-mention": Experiment(
         PromptPair(CLEAN, "Michelle Smith was a top-notch student. Jessica", SURNAMES),
-        "The surname and the person asked for both change: which of the two matters where?",
+        "The surname and the person asked for both differ: which of the two matters where?",
     ),
     "indirect-object": Experiment(
         PromptPair(
@@ -39,6 +39,6 @@ EXPERIMENTS = {
             "When Mary and John went to the store, Mary gave a drink to",
             (" Mary", " John"),
         ),
-        "The giver changes and with it the receiver: by which way does the repeated name reach the end?",
+        "The giver differs, and so the receiver: how does the repeated name reach the last position?",
     ),
 }

@@ -12,7 +12,7 @@ from minigpt2.atomic import check_writable
 from minigpt2.terminal import decoded, filled
 
 from .. import METRICS, SITES
-from ..explain.next_tokens import next_logits
+from ..explain.both_runs import BothRuns
 from ..prompts import PromptPair
 from .experiments import EXPERIMENTS
 
@@ -24,13 +24,14 @@ EXAMPLES = """examples:
     python -m patching.demo --site heads
   the estimate from one backward pass, beside the exact map:
     python -m patching.demo --attribution
-  what each layer would predict, and who writes the answer, in both runs:
+  what each layer would predict, and what heads and MLPs add to the answer:
     python -m patching.demo --lens --direct-attribution
   two texts of your own, the numbers kept and everything on one page:
     python -m patching.demo --clean "The capital of France is" \\
       --corrupted "The capital of Italy is" --answers " Paris" " Rome" \\
       --save --report capitals.html
 """
+METRIC_LINES = "metrics:\n" + "".join(f"  {name:26}{entry.words}\n" for name, entry in METRICS.items()) + "\n"
 
 
 class Job(NamedTuple):
@@ -57,8 +58,8 @@ def parse():
 
 def make_parser():
     parser = argparse.ArgumentParser(
-        prog="python -m patching.demo", epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Activation patching in GPT-2: where, layer by layer, are two texts told apart?",
+        prog="python -m patching.demo", epilog=METRIC_LINES + EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Activation patching in GPT-2: where is the difference between two texts carried?",
     )  # fmt: skip
     add = parser.add_argument_group("the question").add_argument
     add("--experiment", default="surname", choices=[*EXPERIMENTS, "all"], metavar="NAME", help="see --list; or all")
@@ -66,25 +67,29 @@ def make_parser():
     text = {"type": text_of_own, "metavar": "TEXT"}
     add("--clean", **text, help="a text of your own instead of the experiment's")
     add("--corrupted", **text, help="the text that differs from it, in as many tokens")
-    answers = 'one token each, as " Jones" " Smith" (of two texts of your own: the likeliest next token of each)'
+    answers = 'one token each, e.g. " Jones" " Smith" (for two texts of your own, by default the likeliest next token of each)'
     add("--answers", type=text_of_own, nargs=2, metavar=("CLEAN", "CORRUPTED"), help=answers)
-    add("--bos", action="store_true", help="put <|endoftext|> in front of both texts")
+    add("--bos", action="store_true", help="put <|endoftext|> before both texts")
     add("--model", metavar="NAME_OR_FOLDER", help="gpt2 (the default), gpt2-medium, a folder, bundled, ...")
     add = parser.add_argument_group("the patches").add_argument
     sites = [*SITES, "overview", "heads"]
     add("--site", default="resid_post", choices=sites, metavar="SITE", help=f"one of {', '.join(sites)} (%(default)s)")
     directions = ["denoising", "noising"]
     add("--direction", default="denoising", choices=directions, help="clean into corrupted, or the other way")
-    add("--metric", default="logit_difference", choices=METRICS, metavar="METRIC", help=f"one of {', '.join(METRICS)}")
+    add("--metric", default="logit_difference", choices=METRICS, metavar="METRIC", help="see below (%(default)s)")
     add("--alpha", type=finite, default=1.0, help="how much is written: 1 the whole vector, 0 none of it")
-    add("--positions", type=positions, metavar="LIST", help='as 0,3-5; or "all": every position at once')
-    add("--layers", type=numbers, metavar="LIST", help="as 0,3-5 (default: every layer)")
-    add("--heads", type=numbers, metavar="LIST", help="as 0,3-5 (default: every head)")
+    add("--positions", type=positions, metavar="LIST", help='for example 0,3-5; or "all": every position at once')
+    add("--layers", type=numbers, metavar="LIST", help="for example 0,3-5 (default: every layer)")
+    add("--heads", type=numbers, metavar="LIST", help="for example 0,3-5 (default: every head)")
     add("--one-by-one", action="store_true", help="the plain sweep: a forward pass for each patch")
     add("--attribution", action="store_true", help="estimate the map from one backward pass, beside the exact one")
     add = parser.add_argument_group("looking inside both runs, in pictures of their own").add_argument
     add("--lens", action="store_true", help="logit lens: what each layer would predict if it were the last")
-    add("--direct-attribution", action="store_true", help="which heads and MLPs write the answer to the end")
+    add(
+        "--direct-attribution",
+        action="store_true",
+        help="how much each head and MLP adds to logit(corrupted answer) - logit(clean answer)",
+    )
     add = parser.add_argument_group("the results").add_argument
     add("--out", type=filled, metavar="FILE", help="a .png, .pdf, .svg (default: figures/EXPERIMENT_SITE_MODEL.png)")
     add("--save", action="store_true", help="keep the numbers beside the picture: .npz, .json, .csv")
@@ -121,7 +126,7 @@ def numbers(text):
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d{1,5})\s*(?:-\s*(\d{1,5})\s*)?", part)
         if not match or match[2] and int(match[2]) < int(match[1]):
-            raise argparse.ArgumentTypeError(f"{text!r} is no list such as 0,3-5")
+            raise argparse.ArgumentTypeError(f"{text!r} is not a list like 0,3-5")
         found += range(int(match[1]), int(match[2] or match[1]) + 1)
     return found
 
@@ -136,7 +141,9 @@ def finite(text):
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"{text!r:.40} is no finite number (1 writes the whole vector, 0 none of it)")
+        raise argparse.ArgumentTypeError(
+            f"{text!r:.40} is not a finite number (1 writes the whole vector, 0 none of it)"
+        )
     return value
 
 
@@ -162,8 +169,8 @@ def plan_jobs(args, model):
 def likeliest_answers(model, args):
     """The likeliest next token of each text, as text: the answers of two texts that came without."""
     tokens = PromptPair(args.clean, args.corrupted, ("0", "1"), args.bos).tokens(model)  # "0" and "1" are not looked at
-    ids = [int(logits.argmax()) for logits in next_logits(model, tokens)]
-    (clean, corrupted), ask = (model.labels([token])[0] for token in ids), "say with --answers which two to compare"
+    ids = [int(logits.argmax()) for logits in BothRuns(model, tokens).next_logits]
+    (clean, corrupted), ask = (model.labels([token])[0] for token in ids), "use --answers to say which two to compare"
     if clean == corrupted:
         raise ValueError(f"the likeliest next token is {clean} after both texts: {ask}")
     texts = tuple(model.decode([token]) if token < model.tokenizer.n_vocab else "" for token in ids)

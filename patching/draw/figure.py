@@ -18,7 +18,7 @@ from minigpt2.pictures import style
 from minigpt2.pictures.style import SIGNED, check_picture, drawable, write
 from minigpt2.terminal import known_as, wrapped
 
-from ..explain.findings import agreement, differing
+from ..explain.findings import agreement
 from ..sites import SITES
 from .panels import (
     column_labels,
@@ -99,13 +99,9 @@ def figure(results, titles=None, mark=None, note=""):
 
 def compared(exact, estimate):
     """Draw an attribution beside the exact map, with their correlation and the cell where they differ most outlined."""
-    correlation, worst = agreement(exact, estimate)
-    place = {axis: chosen[i] for (axis, chosen), i in zip(exact.axes.items(), worst)}
-    where = ", ".join(f"{axis} {i}" for axis, i in place.items())
-    alike = f"correlation {correlation:.3f}" if np.isfinite(correlation) else "no correlation, as one map does not vary"
-    numbers = f"exact {exact.values[worst]:.2f}, estimate {estimate.values[worst]:.2f}"
-    note = f"{alike}; they differ most at {where}: {numbers}"
-    return figure([exact, estimate], ["exact (patched)", "estimate (attribution)"], place, note)
+    compared = agreement(exact, estimate)
+    titles = ["exact (patched)", "estimate (attribution)"]
+    return figure([exact, estimate], titles, compared.worst, compared.words())
 
 
 def heading(results, note=""):
@@ -113,11 +109,7 @@ def heading(results, note=""):
     r, same = results[0], len(runs_of(results)) == 1
     what = "Attribution" if all(r.method == "attribution" for r in results) else "Activation patching"
     sites, models = (dict.fromkeys(getattr(r, name) for r in results) for name in ("site", "model"))
-    way = (
-        "clean vectors written into the corrupted run"
-        if r.direction == "denoising"
-        else "corrupted vectors written into the clean run"
-    )
+    way = f"{r.target} vectors written into the {r.base} run"
     blend = f" (alpha {r.alpha:g})" if r.alpha != 1 else ""
     gloss = f" ({SITES[r.site].words.format('each')})" if len(sites) == 1 else ""
     gloss += "" if any("position" in each.axes for each in results) else ", all positions at once"
@@ -147,7 +139,7 @@ def draw_map(ax, panel, scale, labels, roomy):
             if (
                 axis.axis_name == "x"
                 and panel.axes[1] in ("position", "source")
-                and index[i] in differing(panel.result)
+                and index[i] in panel.result.tokens.differing
             ):
                 text.set_fontweight("bold")
     tilt = {"rotation": 90} if n_columns > 16 else {"rotation": 50, "ha": "right", "rotation_mode": "anchor"}

@@ -11,6 +11,8 @@ import numpy as np
 
 from minigpt2.terminal import fit, width, wrapped
 
+from ..explain.numbers import tenths
+
 LOW, MIDDLE, HIGH = (33, 102, 172), (247, 247, 247), (178, 24, 43)  # ColorBrewer's RdBu, as in the figures
 
 
@@ -47,13 +49,6 @@ def heatmap(values, base, gap, row_names, column_names, n, colour):
         key = "1 to 9: tenths of the gap; # all of it; + more; . less than half a tenth; - the other way"
         lines += ["", *wrapped(key, n)]
     return lines
-
-
-def tenths(share):
-    """One character for a share of the gap."""
-    if abs(share) < 0.05:
-        return "."
-    return "-" if share < 0 else "+" if share >= 1.1 else "#" if share >= 0.95 else str(int(share * 10 + 0.5))
 
 
 def paint(text, strength, colour):

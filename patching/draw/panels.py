@@ -1,6 +1,6 @@
 """What a figure of results shows, before anything is drawn: its maps, their one scale of colour, places and labels.
 
-plot.py draws them; the terminal shows the same maps. Nothing here needs matplotlib.
+figure.py draws them; the terminal shows the same maps. Nothing here needs matplotlib.
 """
 
 import math
@@ -8,8 +8,6 @@ from itertools import product
 from typing import NamedTuple
 
 import numpy as np
-
-from ..explain.labels import axis_label
 
 MOST_PANELS = 12
 WIDEST, HIGHEST = 40.0, 40.0  # inches
@@ -85,7 +83,7 @@ class Scale(NamedTuple):
 def common_scale(results):
     """One scale, symmetrical about the value of the run that was patched; about 0, as changes, where these differ."""
     bases, units = [r.base_value for r in results], {r.unit for r in results}
-    gaps = [abs(r.target_value - r.base_value) for r in results]
+    gaps = [abs(r.gap) for r in results]
     half = max(float(np.abs(r.values - r.base_value).max()) for r in results)
     half = max(half, max(gaps) / 20)  # rounding stays white
     shifted = np.ptp(bases) > 1e-3 * half or len(units) > 1
@@ -143,5 +141,5 @@ def row_labels(panel):
 
 
 def label(result, axis, index, most=34):
-    text = axis_label(result, axis, index)
+    text = result.label(axis, index)
     return text if len(text) <= most else text[: most - 1] + "…"

@@ -1,20 +1,22 @@
-"""What can be read off a result by arithmetic alone: the gap, which cells move the metric, which move it most.
+"""What can be read off a result by arithmetic alone: which cells move the metric, which move it most.
 
-Everything is a share of the gap: 0 is the run that was patched, 1 the run the vectors came from. story.py puts it into
-words.
+Everything is a share of the gap: 0 is the run that was patched, 1 the run the vectors came from. conclusions.py puts it
+into words; the terminal and the page show the same findings as tables.
 """
 
+from functools import cached_property
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
 
-HALF, SEEN = 0.5, 0.1  # from half of the gap on a cell carries the information, from a tenth on it shows a trace of it
-ROUNDING = 1e-4  # more than float32 leaves of a difference of logits that is zero
+from .numbers import HALF, SEEN
+
 STREAM = ("resid_pre", "resid_mid", "resid_post")
-READ_IN_LAST_LAYER = ("resid_pre", "k", "v")  # at any position; of every other site only the last position is
+READ_IN_LAST_LAYER = ("resid_pre", "k", "v")  # at any position; of every other site only the last position matters
 
 
-class Spot(NamedTuple):
+class Cell(NamedTuple):
     """One cell: its index by axis, its value and its share of the gap (NaN without a gap)."""
 
     place: dict
@@ -22,88 +24,175 @@ class Spot(NamedTuple):
     share: float
 
 
-def gap(result):
-    return result.target_value - result.base_value
+class Findings:
+    """The findings of one result, each computed once, when it is first asked for."""
+
+    def __init__(self, result):
+        self.result = result
+        self.differing = result.tokens.differing
+        self.last = len(result.tokens.clean) - 1
+        self.target_labels = result.clean_labels if result.target == "clean" else result.corrupted_labels
+        self.share = result.share
+        self.change = np.asarray(result.values, float) - result.base_value
+        self.moves = np.abs(self.change) > result.noise
+
+    @cached_property
+    def kind(self):
+        """What can be concluded from this map at all: see conclusions.CONCLUSIONS."""
+        if not np.isfinite(self.result.values).all():
+            return "not finite"
+        if abs(self.result.gap) <= 10 * self.result.noise:
+            return "no gap"
+        if not self.moves.any():
+            return "no effect"
+        if self.result.site not in STREAM:
+            return "parts"
+        if "position" not in self.result.axes:
+            return "whole layers"
+        if self.differing == (self.last,) or not self.telling:
+            return "by construction"
+        return "beyond both runs" if self.goes_astray else "stream"
+
+    @property
+    def goes_astray(self):
+        """Whether patches lead to values well outside of both runs', so that no share tells what was carried over.
+
+        One of several changes may by itself go as far as the whole gap beyond either run, as in a third text; and a vector
+        may be moved as far as alpha says.
+        """
+        room = HALF if len(self.differing) == 1 else 1 + HALF
+        low, high = min(0, self.result.alpha) - room, max(1, self.result.alpha) + room
+        return bool(self.share.min() <= low or self.share.max() >= high)
+
+    # All cells
+
+    def cells(self, chosen=True):
+        """The Cells of a mask, all by default, the largest change of the metric first."""
+        chosen = np.broadcast_to(chosen, self.share.shape)
+        for flat in np.argsort(-np.abs(self.change), axis=None, kind="stable"):
+            index = np.unravel_index(flat, self.share.shape)
+            if chosen[index]:
+                yield Cell(self.result.place(index), float(self.result.values[index]), float(self.share[index]))
+
+    @cached_property
+    def helping(self):
+        return list(self.cells(self.share >= SEEN))
+
+    @cached_property
+    def opposing(self):
+        return list(self.cells(self.share <= -SEEN))
+
+    @property
+    def is_stream(self):
+        """Whether the cells hand their vectors on from layer to layer."""
+        return self.result.site in STREAM and "position" in self.result.axes
+
+    def largest(self, n=8):
+        """The n Cells with the largest change; of the residual stream only the largest of each position."""
+        if not self.is_stream:
+            return list(islice(self.cells(self.moves), n))
+        best = {}
+        for cell in self.cells(self.moves):
+            best.setdefault(cell.place["position"], cell)
+        return list(best.values())[:n]
+
+    @cached_property
+    def last_layer_is_silent(self):
+        """Whether the topmost layer is the model's last, as its cells show: off the last position nothing reads them."""
+        result, axes = self.result, tuple(self.result.axes)
+        if result.site in READ_IN_LAST_LAYER or "position" not in axes:
+            return False
+        positions, top = np.array(result.axes["position"]), int(np.argmax(result.axes["layer"]))
+        off = (positions >= result.tokens.first_difference) & (positions < self.last)
+        return bool(off.any() and not np.compress(off, self.moves[top], axes.index("position") - 1).any())
+
+    # The residual stream, as a map of layers and positions in ascending order
+
+    @cached_property
+    def layers(self):
+        return sorted(self.result.axes["layer"])
+
+    @cached_property
+    def positions(self):
+        return sorted(self.result.axes["position"])
+
+    @cached_property
+    def grid(self):
+        """The shares [n_layer, n_positions]."""
+        rows, columns = (np.argsort(self.result.axes[axis]) for axis in ("layer", "position"))
+        return self.share[rows][:, columns]
+
+    def at(self, pos):
+        """The shares of a position [n_layer]."""
+        return self.grid[:, self.positions.index(pos)]
+
+    @cached_property
+    def by_construction(self):
+        """The layers of which one cell holds all of the gap in any model."""
+        given = {self.layers[-1]} if self.last_layer_is_silent and self.last in self.positions else set()
+        return given | (
+            {0} if self.result.site == "resid_pre" and 0 in self.layers and len(self.differing) == 1 else set()
+        )
+
+    @cached_property
+    def telling(self):
+        """The Cells that do not have their values by construction."""
+        layers = np.array([layer not in self.by_construction for layer in self.result.axes["layer"]])
+        along = [-1 if axis == "layer" else 1 for axis in self.result.axes]
+        return list(self.cells(layers.reshape(along)))
+
+    @cached_property
+    def most(self):
+        return max(cell.share for cell in self.telling)
+
+    @cached_property
+    def best(self):
+        """The cell that brings the other run over best, of equals the one of the lowest layer."""
+        return max(self.telling, key=lambda cell: (round(float(nearness(cell.share)), 2), -cell.place["layer"]))
+
+    @cached_property
+    def carriers(self):
+        """For each layer the position that carries at least half of the gap best, or None."""
+        best = nearness(self.grid).argmax(axis=1)
+        return [self.positions[i] if row[i] >= HALF else None for row, i in zip(self.grid, best)]
 
 
-def noise(result):
-    """The size of a change of the metric that means nothing: relative, and for logits at least ROUNDING."""
-    bounded = "probability" in result.metric and "log" not in result.metric
-    return ROUNDING * max(abs(result.clean_value), abs(result.corrupted_value), 0 if bounded else 1)
-
-
-def moves(result):
-    return np.abs(np.asarray(result.values, float) - result.base_value) > noise(result)
-
-
-def is_stream(result):
-    return result.site in STREAM and tuple(result.axes) == ("layer", "position")
-
-
-def differing(result):
-    """The positions at which the two texts differ."""
-    pairs = zip(result.tokens.clean, result.tokens.corrupted)
-    return [pos for pos, (clean, corrupted) in enumerate(pairs) if clean != corrupted]
-
-
-def goes_astray(result):
-    """Whether patches lead to values well outside of both runs', so that no share tells what was carried over.
-
-    One of several changes may by itself go as far as the whole gap beyond either run, as in a third text; and a vector
-    may be moved as far as alpha says.
-    """
-    room = HALF if len(differing(result)) == 1 else 1 + HALF
-    low, high = min(0, result.alpha) - room, max(1, result.alpha) + room
-    return bool(result.share.min() <= low or result.share.max() >= high)
-
-
-def fit(share):
+def nearness(share):
     """Rank shares by how well they bring over one run: from HALF on the nearest to 1, since more overshoots; below HALF
     the largest."""
     return np.where(share >= HALF, 1 + 1 / (1 + np.abs(share - 1)), share)
 
 
-def last_layer_is_silent(result):
-    """Whether the topmost layer is the model's last, as its cells show: off the last position nothing reads them."""
-    if result.site in READ_IN_LAST_LAYER or "position" not in result.axes:
-        return False
-    positions, top = np.array(result.axes["position"]), int(np.argmax(result.axes["layer"]))
-    off = (positions >= result.tokens.first_difference) & (positions < len(result.tokens.clean) - 1)
-    return off.any() and not np.compress(off, moves(result)[top], tuple(result.axes).index("position") - 1).any()
+class Agreement(NamedTuple):
+    """How well an estimate does: its correlation with the exact map (NaN where one does not vary), the factor by which
+    its changes are too large or too small (least squares), and where the two differ most."""
 
+    correlation: float
+    factor: float
+    worst: dict  # a place
+    exact: float  # the values there
+    estimate: float
 
-def spots(result):
-    """All cells as Spots, the largest change of the metric first."""
-    share = result.share
-    order = np.argsort(-np.abs(result.values - result.base_value), axis=None, kind="stable")
-    for index in zip(*np.unravel_index(order, share.shape)):
-        place = {axis: chosen[i] for (axis, chosen), i in zip(result.axes.items(), index)}
-        yield Spot(place, float(result.values[index]), float(share[index]))
-
-
-def hot_spots(result, n=8):
-    """The n Spots with the largest change; of the residual stream, which hands vectors on from layer to layer, only the
-    best of each position."""
-    found, seen = [], set()
-    for spot in spots(result):
-        key = spot.place["position"] if is_stream(result) else len(found)
-        if key not in seen and abs(spot.value - result.base_value) > noise(result) and len(found) < n:
-            seen.add(key)
-            found.append(spot)
-    return found
+    def words(self):
+        place = ", ".join(f"{axis} {i}" for axis, i in self.worst.items())
+        if np.isfinite(self.correlation):
+            told = f"correlation {self.correlation:.3f}, changes {self.factor:.2f} of the exact ones (least squares)"
+        else:
+            told = "no correlation, since one map does not vary"
+        return f"{told}; largest difference at {place}: exact {self.exact:.2f}, estimate {self.estimate:.2f}"
 
 
 def agreement(exact, estimate):
-    """Compare two maps of the same cells: (correlation, NaN where one does not vary; index of the worst cell)."""
+    """Compare two maps of the same cells, as an Agreement."""
     if exact.axes != estimate.axes:
         raise ValueError(f"only maps of the same cells can be compared, got {exact!r} and {estimate!r}")
-    a, b = np.ravel(exact.values).astype(float), np.ravel(estimate.values).astype(float)
-    varied = min(np.ptp(a), np.ptp(b)) > noise(exact)
+    a, b = (np.ravel(r.values).astype(float) - r.base_value for r in (exact, estimate))
+    varied = min(np.ptp(a), np.ptp(b)) > exact.noise
     worst = np.unravel_index(np.abs(a - b).argmax(), exact.values.shape)
-    return float(np.corrcoef(a, b)[0, 1]) if varied else float("nan"), tuple(map(int, worst))
-
-
-def ascending(result):
-    """Layers, positions and the shares [n_layer, n_positions], all in ascending order."""
-    rows, columns = (np.argsort(result.axes[axis]) for axis in ("layer", "position"))
-    return sorted(result.axes["layer"]), sorted(result.axes["position"]), result.share[rows][:, columns]
+    return Agreement(
+        float(np.corrcoef(a, b)[0, 1]) if varied else float("nan"),
+        float(a @ b / (a @ a)) if a.any() else float("nan"),
+        exact.place(worst),
+        float(exact.values[worst]),
+        float(estimate.values[worst]),
+    )

@@ -2,7 +2,7 @@
 
 Every cell carries its place, its value and its share of the gap as text, its title, so that a table is complete without
 script. The colours are the picture's own, on one scale (panels.py), as classes: colour #b2182b is class cb2182b. All that
-came from a text or a token passes shown().
+came from a text or a token passes escaped().
 """
 
 import html
@@ -16,13 +16,12 @@ from matplotlib.colors import to_hex
 from minigpt2.pictures.style import SIGNED
 
 from ..draw.panels import shown_range
-from ..explain.findings import differing
-from ..explain.labels import axis_label
+from ..explain.numbers import three_digits, with_share
 
 LONGEST = 24  # characters of a label; its title has all of them
 
 
-def shown(text):
+def escaped(text):
     """Text as HTML, in elements and attributes: none of it is markup, and characters that do not show are escapes."""
     visible = (c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in str(text))
     return html.escape("".join(visible))
@@ -59,8 +58,8 @@ def strongest(indices, size, n):
     return [indices[i] for i in sorted(np.argsort(-size, kind="stable")[:n])] if indices else []
 
 
-def table(grid, result, told, scale, title="", worst=None):
-    """One map as a figure. The title of a cell tells the values of all results in `told`; worst is a place to outline."""
+def table(grid, result, beside, scale, title="", worst=None):
+    """One map as a figure. The title of a cell gives the values of all results in `beside`; worst is a place to outline."""
     across, left_out = grid.across, grid.left_out()
     note = f"{grid.down}s down, {across}s across" if across else f"{grid.down}s down"
     if left_out:
@@ -69,23 +68,23 @@ def table(grid, result, told, scale, title="", worst=None):
     wide = " wide" if len(grid.columns) > 16 else ""
     lines = [
         f'<figure class="{"worded" * (across in ("position", "source"))}{wide}">{compact}',
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{shown(title)} map, {note}">',
-        f"<table><caption><b>{shown(title)}</b> {note}</caption>",
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{escaped(title)} map, {note}">',
+        f"<table><caption><b>{escaped(title)}</b> {note}</caption>",
         f'<thead><tr><th scope="col">{grid.down}</th>',
         *([header(result, across, i, "col") for i in grid.columns] or ['<th scope="col">value</th>']),
         "</tr></thead><tbody>",
     ]
-    parts = [grid.values(r) for r in told]
-    names = ("exact ", "estimate ") if len(told) > 1 else ("",)
+    parts = [grid.values(r) for r in beside]
+    names = ("exact ", "estimate ") if len(beside) > 1 else ("",)
     for i, values in enumerate(grid.values(result)):
         lines.append(f"<tr>{header(result, grid.down, grid.rows[i], 'row')}")
         for j, value in enumerate(values):
             place = grid.place(i, j)
-            numbers = ", ".join(name + amount(r, part[i, j]) for name, r, part in zip(names, told, parts))
+            numbers = ", ".join(name + with_share(r, part[i, j]) for name, r, part in zip(names, beside, parts))
             drawn = value - result.base_value if scale.shifted else value
             kind = colour(scale, drawn - scale.centre) + " worst" * (place == worst)
-            text = f"{place_words(result, place)}: {numbers}"
-            lines.append(f'<td class="{kind}" title="{text}">{short_number(scale, drawn)}</td>')
+            text = f"{place_label(result, place)}: {numbers}"
+            lines.append(f'<td class="{kind}" title="{text}">{three_digits(drawn, scale.half)}</td>')
         lines.append("</tr>")
     return "\n".join([*lines, "</tbody></table></div></figure>"])
 
@@ -94,42 +93,23 @@ def header(result, axis, index, scope):
     """The heading of a row or a column: its number, and at a position its token, marked where the texts differ."""
     if axis not in ("position", "source"):
         return f'<th scope="{scope}">{index}</th>'
-    label = axis_label(result, axis, index).removeprefix(f"{index} ")
-    tag = "mark" if index in differing(result) else "span"
-    return (
-        f'<th scope="{scope}" title="{shown(label)}"><{tag}><bdi>{shown(cut(label))}</bdi></{tag}> <b>{index}</b></th>'
-    )
+    label = result.token_label(index)
+    tag = "mark" if index in result.tokens.differing else "span"
+    return f'<th scope="{scope}" title="{escaped(label)}"><{tag}><bdi>{escaped(cut(label))}</bdi></{tag}> <b>{index}</b></th>'
 
 
 def cut(label):
     return label if len(label) <= LONGEST else label[: LONGEST - 1] + "…"
 
 
-def place_words(result, place):
+def place_label(result, place):
     """ "layer 3, position 1 ␣Jones → ␣Smith" as HTML; words written from right to left stay where they are put."""
     parts = []
     for axis, i in place.items():
-        label = shown(axis_label(result, axis, i).removeprefix(f"{axis} "))
+        label = escaped(result.label(axis, i).removeprefix(f"{axis} "))
         rtl = any(unicodedata.bidirectional(c) in ("R", "AL", "AN") for c in label)
         parts.append(f"{axis} \N{FIRST STRONG ISOLATE}{label}\N{POP DIRECTIONAL ISOLATE}" if rtl else f"{axis} {label}")
     return ", ".join(parts)
-
-
-def amount(result, value):
-    """A value with its share: "-10.3948 (restores 99.9 % of the gap)"."""
-    gap = result.target_value - result.base_value
-    if not gap or not np.isfinite(value):
-        return f"{value:.6g}"
-    share = round(100 * float(value - result.base_value) / gap, 1) + 0.0  # + 0.0: no minus zero
-    return f"{value:.6g} ({'restores' if result.direction == 'denoising' else 'destroys'} {share:.1f} % of the gap)"
-
-
-def short_number(scale, value):
-    """A value for a cell, with about three digits of the largest."""
-    if not np.isfinite(value):
-        return str(value)
-    decimals = 2 - math.floor(math.log10(scale.half)) if np.isfinite(scale.half) else 2
-    return f"{round(float(value), decimals) + 0.0:.{max(0, decimals)}f}" if decimals < 5 else f"{value:.1e}"
 
 
 # Colours
@@ -166,15 +146,14 @@ def legend(results, scale):
         k / 4 for k in range(-4, 5) if lo - scale.half / 8 <= scale.centre + scale.half * k / 4 <= hi + scale.half / 8
     ]
     items = [
-        f'<li class="{colour(scale, scale.half * step)}">{short_number(scale, scale.centre + scale.half * step)}</li>'
+        f'<li class="{colour(scale, scale.half * step)}">{three_digits(scale.centre + scale.half * step, scale.half)}</li>'
         for step in steps
     ]
     r = results[0]
-    base, other = ("corrupted", "clean") if r.direction == "denoising" else ("clean", "corrupted")
     white = (
         "White is no effect, red a change upwards, blue one downwards; each number is a change"
         if scale.shifted
-        else f"White is no effect: the value of the {base} run, {r.base_value:.4g}. Red is above it, blue below it. "
-        f"The {other} run has {r.target_value:.4g}"
+        else f"White is no effect: the value of the {r.base} run, {r.base_value:.4g}. Red is above it, blue below it. "
+        f"The {r.target} run has {r.target_value:.4g}"
     )
     return ['<div class="legend">', f'<ol aria-label="colours">{"".join(items)}</ol>', f"<p>{white}.</p></div>"]

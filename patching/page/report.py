@@ -1,9 +1,9 @@
 """A report to keep: results as one HTML page that needs nothing else, neither network nor script.
 
 In order: the two texts, the maps (maps.py), what they mean, the likeliest next tokens and the views of both runs from
-inside (htmltables.py), and how to make it again. The style is report.css. report.js only makes the maps pleasant: it
+inside (tables.py), and how to make it again. The style is report.css. report.js only makes the maps pleasant: it
 shows what a cell says while the pointer or the keyboard is on it. A page's Content-Security-Policy names the hashes of
-these two and allows nothing else, and all that came from a text or a token passes shown(). What is too large for a page
+these two and allows nothing else, and all that came from a text or a token passes escaped(). What is too large for a page
 is cut and says so; the whole result is what --save keeps.
 """
 
@@ -21,24 +21,25 @@ from minigpt2.terminal import known_as
 
 from .. import save
 from ..draw.panels import common_scale, cut_words, panels
-from ..explain import findings
 from ..explain.conclusions import tell
+from ..explain.findings import agreement
 from ..explain.labels import ranges
 from ..sites import SITES
 from . import maps
-from .maps import shown
+from .maps import escaped
 from .tables import inside, next_tokens
 
 MOST_CELLS, MOST_TOKENS = 3000, 300  # of a page, of a text
 
 
-def write(path, results, titles, *, model, command, views=()):
+def write_page(path, results, titles, *, both, command, views=()):
     """Write results, with a title for each where there are several, as one HTML file, in one move.
 
-    A sweep and its attribution, in this order, stand side by side. model is what made the results; command is what a
-    reader types to make them again; views are inside.py's. Raises OSError where the file cannot be written.
+    A sweep and its attribution, in this order, stand side by side. both has the BothRuns of every pair of the results;
+    command is what a reader types to make them again; views are those of explain/views.py. Raises OSError where the file
+    cannot be written.
     """
-    text = page(results, titles, model, command, views)
+    text = page(results, titles, both, command, views)
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
@@ -46,20 +47,20 @@ def write(path, results, titles, *, model, command, views=()):
 # The page
 
 
-def page(results, titles, model, command, views):
+def page(results, titles, both, command, views):
     scale, most = common_scale([finite(r) for r in results]), MOST_CELLS // len(results)
     pairs = [list(group) for _, group in groupby(zip(results, titles), key=lambda entry: entry[0].tokens)]
-    level, lines = 2 + (len(pairs) > 1), []
+    level, lines, runs = 2 + (len(pairs) > 1), [], {each.tokens: each for each in both}
     for group in pairs:
         some, names = zip(*group)
-        lines += ["<section>", *([f"<h2>{shown(names[0])}</h2>"] if len(pairs) > 1 else [])]
+        lines += ["<section>", *([f"<h2>{escaped(names[0])}</h2>"] if len(pairs) > 1 else [])]
         lines += [*texts(some[0], level), *maps_of_pair(some, names, scale, most * len(some), level)]
-        lines += [*next_tokens(some[0], model, level), "</section>"]
-    body = "\n".join([*lines, *inside(views), *reproduction(results, model, command)])
+        lines += [*next_tokens(runs[some[0].tokens], level), "</section>"]
+    body = "\n".join([*lines, *inside(views), *reproduction(results, both[0].model, command)])
     style, script = "\n".join([asset("report.css"), *maps.rules(body)]), asset("report.js")
     policy = f"default-src 'none'; style-src '{digest(style)}'; script-src '{digest(script)}'; img-src data:"
     sites = ", ".join(dict.fromkeys(r.site for r in results))
-    title = shown(f"Activation patching of {sites} in {known_as(results[0].model)}")
+    title = escaped(f"Activation patching of {sites} in {known_as(results[0].model)}")
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -89,13 +90,12 @@ def page(results, titles, model, command, views):
 def method(results):
     """What was done, as a paragraph."""
     r, sites = results[0], list(dict.fromkeys(r.site for r in results))
-    base, source = ("corrupted", "clean") if r.direction == "denoising" else ("clean", "corrupted")
-    what = " or ".join(f"<code>{shown(site)}</code> ({SITES[site].words.format('a')})" for site in sites)
-    units = " or ".join(f"<b><bdi>{shown(unit)}</bdi></b>" for unit in dict.fromkeys(r.unit for r in results))
+    what = " or ".join(f"<code>{escaped(site)}</code> ({SITES[site].words.format('a')})" for site in sites)
+    units = " or ".join(f"<b><bdi>{escaped(unit)}</bdi></b>" for unit in dict.fromkeys(r.unit for r in results))
     blend = f", blended in with alpha = {r.alpha:g}" if r.alpha != 1 else ""
     return (
-        f"<p>Every cell of a map is an experiment of its own. The model runs on the {base} text, but in one place, {what}, "
-        f"it is given what its run on the {source} text has there{blend}. The cell shows {units} at the end of that run: the "
+        f"<p>Every cell of a map is an experiment of its own. The model runs on the {r.base} text, but in one place, {what}, "
+        f"it is given what its run on the {r.target} text has there{blend}. The cell shows {units} at the end of that run: the "
         "further it moves, the more of what tells the two texts apart is in that place.</p>"
     )
 
@@ -117,7 +117,7 @@ def digest(text):
 
 
 def texts(result, level):
-    changed, n = findings.differing(result), len(result.tokens.clean)
+    changed, n = result.tokens.differing, len(result.tokens.clean)
     near = set(sorted(range(n), key=lambda pos: min(abs(pos - c) for c in changed))[:MOST_TOKENS])
     lines = [f"<h{level}>The two texts</h{level}>", '<dl class="texts">']
     for i, name in enumerate(("clean", "corrupted")):
@@ -126,11 +126,11 @@ def texts(result, level):
         lines.append(f"<dt>{name}</dt><dd><p>")
         for pos in sorted(near):
             gap, tag = "… " * (pos > 0 and pos - 1 not in near), "mark" if pos in changed else "span"
-            token = f'<bdi title="{shown(labels[pos])}, token {ids[pos]}">{shown(maps.cut(labels[pos]))}</bdi>'
+            token = f'<bdi title="{escaped(labels[pos])}, token {ids[pos]}">{escaped(maps.cut(labels[pos]))}</bdi>'
             lines.append(f"{gap}<{tag}>{token}<sub>{pos}</sub></{tag}>")
-        answer = f"The {name} answer is <b><bdi>{shown(result.answer_labels[i])}</bdi></b>."
+        answer = f"The {name} answer is <b><bdi>{escaped(result.answer_labels[i])}</bdi></b>."
         lines.append(f"{'…' * (n - 1 not in near)}</p><p>{answer}")
-        lines.append(f"<bdi>{shown(result.unit)}</bdi> is <b>{value:.4g}</b>.</p></dd>")
+        lines.append(f"<bdi>{escaped(result.unit)}</bdi> is <b>{value:.4g}</b>.</p></dd>")
     some = f" Of the {n} tokens, the {len(near)} nearest to a change are shown." if len(near) < n else ""
     lines.append("</dl>")
     return [*lines, f'<p class="note">Marked are the tokens that differ; below each token is its position.{some}</p>']
@@ -143,15 +143,14 @@ def maps_of_pair(results, names, scale, most, level):
     """The maps of one pair of texts, and what they mean."""
     twins = [r.method for r in results] == ["patching", "attribution"] and results[0].axes == results[1].axes
     drawn = [(panel, name) for r, name in zip(results[: 1 if twins else None], names) for panel in panels(r)]
-    worst, figures = None, []
-    if twins:
-        index = findings.agreement(*results)[1]
-        worst = {axis: chosen[i] for (axis, chosen), i in zip(results[0].axes.items(), index)}
+    compared, figures = agreement(*results) if twins else None, []
     for panel, name in drawn:
         grid = maps.Grid(panel, most // len(drawn) // (1 + twins))
         for result, own in zip(results, names) if twins else [(panel.result, name)]:
             title = ", ".join(part for part in (own or result.site, panel.title) if part)
-            figures.append(maps.table(grid, result, results if twins else [result], scale, title, worst))
+            figures.append(
+                maps.table(grid, result, results if twins else [result], scale, title, compared and compared.worst)
+            )
     kind = " twins" * twins + " many" * (len(figures) > 2)
     lines = [f'<div class="finding"><div class="maps"><h{level}>The map{"s" * (len(figures) > 1)}</h{level}>']
     lines += maps.legend([finite(r) for r in results], scale)
@@ -160,25 +159,14 @@ def maps_of_pair(results, names, scale, most, level):
     lines += [f'<div class="panels{kind}">', *figures]
     lines += [f'</div></div><div class="meaning"><h{level}>What it means</h{level}><div class="told">']
     for i, (result, name) in enumerate(zip(results, names)):
-        told = ["<ul>", *(f"<li>{shown(text).replace(' %', '&nbsp;%')}</li>" for text in tell(result)), "</ul>"]
+        meaning = ["<ul>", *(f"<li>{escaped(text).replace(' %', '&nbsp;%')}</li>" for text in tell(result)), "</ul>"]
         if twins and i:
-            told = ["<details><summary>What the estimate alone would say</summary>", *told, "</details>"]
-            told.insert(0, agreement(results, worst))
+            meaning = ["<details><summary>What the estimate alone would say</summary>", *meaning, "</details>"]
+            meaning.insert(0, f"<p>The estimate against the exact map: {escaped(compared.words())} (outlined).</p>")
         elif len(results) > 1 and not twins:
-            told.insert(0, f"<h{level + 1}>{shown(name)}</h{level + 1}>")
-        lines += ["<div>", *told, "</div>"]
+            meaning.insert(0, f"<h{level + 1}>{escaped(name)}</h{level + 1}>")
+        lines += ["<div>", *meaning, "</div>"]
     return [*lines, "</div></div></div>"]
-
-
-def agreement(results, worst):
-    """How well the estimate does, as a paragraph."""
-    correlation, index = findings.agreement(*results)
-    exact, estimate = (maps.amount(r, r.values[index]) for r in results)
-    agree = f"correlates with the exact map at <b>{correlation:.3f}</b>"
-    if not np.isfinite(correlation):
-        agree = "cannot be correlated with the exact map, because one of them does not vary"
-    where = maps.place_words(results[0], worst)
-    return f"<p>The estimate {agree}. They differ most at {where} (outlined): exact {exact}, estimate {estimate}.</p>"
 
 
 # How to make it again
@@ -203,10 +191,10 @@ def reproduction(results, model, command):
     lines = [
         "<section>",
         "<h2>How to make this again</h2>",
-        f"<pre><code>{shown(command)}</code></pre>",
+        f"<pre><code>{escaped(command)}</code></pre>",
         '<dl class="facts">',
     ]
-    lines += [f"<dt>{shown(name)}</dt><dd><bdi>{shown(value)}</bdi></dd>" for name, value in rows.items()]
+    lines += [f"<dt>{escaped(name)}</dt><dd><bdi>{escaped(value)}</bdi></dd>" for name, value in rows.items()]
     date, minute = time.strftime("%Y-%m-%d", now), time.strftime("%H:%M", now)
     made = f'<time datetime="{date}T{minute}Z">{date} {minute} UTC</time>'
     return [*lines, f"<dt>Made</dt><dd>{made}</dd></dl>", "</section>"]

@@ -35,7 +35,7 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     kinds = options.only or list(f.KINDS)
     if unknown := [kind for kind in kinds if kind not in f.KINDS]:
-        parser.error(f"there is no kind {unknown[0]!r} of facts: choose of {', '.join(f.KINDS)}")
+        parser.error(f"unknown kind {unknown[0]!r}; choose from {', '.join(f.KINDS)}")
     try:
         facts = f.load_facts(options.facts)
     except f.FactsError as error:
@@ -93,7 +93,7 @@ def verify(subject, facts, kinds=tuple(f.KINDS)):
             except (ValueError, FloatingPointError) as error:  # the model's or the tokenizer's own sentence
                 yield replace(f.failed(kind, kind.replace("_", " "), entry["source"], str(error)), about=about)
             except (AttributeError, LookupError, TypeError) as error:
-                message = f"this fact has not the form that facts/README.md tells ({type(error).__name__}: {error})"
+                message = f"this fact is not in the form described in facts/README.md ({type(error).__name__}: {error})"
                 yield f.failed(kind, kind.replace("_", " "), entry["source"], message)
 
 
