@@ -12,9 +12,10 @@ from minigpt2.terminal import fit, width
 class PromptPair:
     """A clean and a corrupted text, and the next token that each makes likely.
 
-    answers are (clean answer, corrupted answer), each one token; a leading space is part of it: " Jones". bos puts
-    the vocabulary's BOS, in GPT-2 <|endoftext|>, before both texts, unless its files put it there already; an
-    answer gets neither BOS nor space. Nothing is tokenised until there is a model: see `tokens`.
+    answers are (clean answer, corrupted answer), each one token, or a tuple of such answers, of which any will do; a
+    leading space is part of it: " Jones". bos puts the vocabulary's BOS, in GPT-2 <|endoftext|>, before both texts, unless
+    its files put it there already; an answer gets neither BOS nor space. Nothing is tokenised until there is a model: see
+    `tokens`.
     """
 
     clean: str
@@ -36,30 +37,48 @@ class PromptPair:
         if not isinstance(self.answers, (tuple, list)) or len(self.answers) != 2:
             got = len(self.answers) if isinstance(self.answers, (tuple, list)) else type(self.answers).__name__
             raise ValueError(f"answers must be two, (clean answer, corrupted answer), got {got}")
-        if self.ids is None and not all(isinstance(text, str) for text in (self.clean, self.corrupted, *self.answers)):
+        if not all(map(len, self.sets)):
+            raise ValueError("answers must be two, (clean answer, corrupted answer), and one of them is an empty set")
+        if self.ids is None and not all(
+            isinstance(text, str) for text in (self.clean, self.corrupted, *self.sets[0], *self.sets[1])
+        ):
             raise ValueError("PromptPair takes texts and texts as answers; PromptPair.from_tokens takes token ids")
 
     def __repr__(self):
         clean, corrupted = self.ids or (self.clean, self.corrupted)
         return f"PromptPair({clean!r} -> {self.answers[0]!r}, {corrupted!r} -> {self.answers[1]!r})"
 
+    @property
+    def sets(self):
+        """The answers of each side, (clean answers, corrupted answers): one each, or several of which any will do."""
+        return tuple(tuple(some) if isinstance(some, (tuple, list)) else (some,) for some in self.answers)
+
+    def answer_sets(self, model):
+        """The token ids of `sets`, or a ValueError."""
+        one = model.tokenizer.single_token if self.ids is None else lambda token: token
+        sets = tuple(tuple(model.check_tokens([one(answer) for answer in some]).tolist()) for some in self.sets)
+        if both := set(sets[0]) & set(sets[1]):
+            raise ValueError(f"both answers are token {min(both)}: the metric compares two different tokens")
+        for some in sets:
+            if len(set(some)) < len(some):
+                raise ValueError(f"a set of answers has token {max(some, key=some.count)} twice")
+        return sets
+
     def tokens(self, model):
         """Tokenise with the model's vocabulary and check. Returns PairTokens, or raises ValueError with the remedy."""
         if self.ids is None:
             bos = [beginning_of_sequence(model)] if self.bos and not model.tokenizer.adds_bos else []
             clean, corrupted = bos + model.encode(self.clean), bos + model.encode(self.corrupted)
-            answers = [model.tokenizer.single_token(answer) for answer in self.answers]
+            answers = self.answer_sets(model)
         else:
-            (clean, corrupted), answers = self.ids, self.answers
+            (clean, corrupted), answers = self.ids, None
         clean, corrupted = model.check_tokens(clean), model.check_tokens(corrupted)
         if len(clean) != len(corrupted):
             raise ValueError(
                 f"clean has {len(clean)} tokens, corrupted {len(corrupted)}: patching compares position by position, so "
                 f"reword one of them.\n{aligned(model, clean, corrupted)}"
             )
-        answers = model.check_tokens(answers)
-        if answers[0] == answers[1]:
-            raise ValueError(f"both answers are token {answers[0]}: the metric compares two different tokens")
+        answers = [some[0] for some in answers or self.answer_sets(model)]
         tokens = PairTokens(*(tuple(map(int, ids)) for ids in (clean, corrupted, answers)))
         if not tokens.differing:
             raise ValueError("clean and corrupted are the same tokens, so there is nothing to patch; change a token")
@@ -77,7 +96,7 @@ class PromptPair:
                     f"the {name} text ends in a space, which is part of the word that follows it: end the text with a word, "
                     "and begin the answers with the space"
                 )
-        for answer in dict.fromkeys(self.answers):
+        for answer in dict.fromkeys(self.sets[0] + self.sets[1]):
             spaced = re.compile(rf" {re.escape(answer)}(?!\w)")
             if answer[:1].isalnum() and any(spaced.search(text) and not text[-1].isspace() for text in texts.values()):
                 found.append(
@@ -93,7 +112,7 @@ class PromptPair:
 class TokenIds(NamedTuple):
     clean: tuple  # n_seq ids
     corrupted: tuple  # n_seq ids
-    answers: tuple  # (clean answer, corrupted answer)
+    answers: tuple  # (clean answer, corrupted answer), of a set of them its first
 
 
 class PairTokens(TokenIds):
