@@ -2,11 +2,13 @@
 
 import minigpt2  # noqa: F401 - first of all, for Ctrl-C while the rest is imported
 
-from .attribution import attribute
 from .metrics import METRICS
+from .pairs.pairset import PairSet
+from .pairs.result import SetResult
+from .pairs.sweeps import attribute, sweep
 from .prompts import PromptPair
 from .result import Result
 from .sites import SITES
-from .sweeps import sweep, sweep_one_by_one
+from .sweeps import sweep_one_by_one
 
-__all__ = ["METRICS", "SITES", "PromptPair", "Result", "attribute", "sweep", "sweep_one_by_one"]
+__all__ = ["METRICS", "SITES", "PairSet", "PromptPair", "Result", "SetResult", "attribute", "sweep", "sweep_one_by_one"]

@@ -84,6 +84,14 @@ class PromptPair:
             raise ValueError("clean and corrupted are the same tokens, so there is nothing to patch; change a token")
         return tokens
 
+    def until(self, model, position):
+        """This pair as token ids, cut after a position: the metric is then read there, which later tokens cannot change."""
+        tokens, n = self.tokens(model), len(self.tokens(model).clean)
+        if isinstance(position, bool) or not isinstance(position, int) or not -n <= position < n:
+            raise ValueError(f"at is where the metric is read, a position from 0 to {n - 1} (or -{n} to -1), got {position!r:.40}")
+        stop = position % n + 1
+        return PromptPair.from_tokens(tokens.clean[:stop], tokens.corrupted[:stop], self.answer_sets(model))
+
     def warnings(self, model):
         """Say what in the texts is seldom meant, list of sentences: a space at the end, an answer without its space, a
         BOS twice. A pair of token ids gets none."""

@@ -49,6 +49,7 @@ FLOORS = [  # from the bottom up: a room imports its own files and those below i
     ["minigpt2/bundled", "minigpt2/facts", "minigpt2/pictures"],
     ["minigpt2/__main__.py"],
     ["patching/*.py"],
+    ["patching/pairs", "patching/__init__.py"],
     ["patching/explain"],
     ["patching/draw"],
     ["patching/page"],
