@@ -56,7 +56,7 @@ class PromptPair:
     def answer_sets(self, model):
         """The token ids of `sets`, or a ValueError."""
         one = model.tokenizer.single_token if self.ids is None else lambda token: token
-        sets = tuple(tuple(model.check_tokens([one(answer) for answer in some]).tolist()) for some in self.sets)
+        sets = tuple(tuple(int(model.check_tokens([one(answer)])[0]) for answer in some) for some in self.sets)
         if both := set(sets[0]) & set(sets[1]):
             raise ValueError(f"both answers are token {min(both)}: the metric compares two different tokens")
         for some in sets:

@@ -11,8 +11,9 @@ import random
 from minigpt2.checks import whole_number
 
 from ..prompts import PromptPair
-from .pairset import PairSet, Span
-from .template import make, misaligned
+from .pairset import PairSet
+from .roles import Span, position
+from .template import misaligned
 
 NAMES = (
     "John Mary Tom James Dan Martin Amy Anna Paul Mark Sarah Laura Peter Kate David Emily Jack Alice Robert Lisa Michael "
@@ -46,7 +47,8 @@ def indirect_object(
         if n_kind:
             answers = (" {IO}", " {S}")
             corrupted = corrupt(clean, corruption)
-            sets.append(make(clean, corrupted, answers, slots, model=model, n=n_kind, seed=seed, bos=bos, skip=True))
+            choices = dict(model=model, n=n_kind, seed=seed, bos=bos, skip=True)
+            sets.append(PairSet.from_template(clean, corrupted, answers, slots, **choices))
     order = [(some, j) for j in range(n) for some in sets if j < len(some)]
     roles = {role: [some.roles[role][j] for some, j in order] for role in sets[0].roles}
     return PairSet([some.pairs[j] for some, j in order], roles)
@@ -94,8 +96,6 @@ def greater_than_pair(noun, century, year, bos=False):
 
 def cut_in_two(model, pair, roles, century):
     """Whether the first year is a token of its century and one of its own, as the answer's will be."""
-    from .pairset import position
-
     at = position(model, pair, roles["year"], "year")
     tokens = pair.tokens(model).clean
     return model.decode(tokens[at - 1 : at + 1]) == f" {century}{pair.clean[roles['year'].start : roles['year'].stop]}" and (

@@ -15,6 +15,8 @@ from minigpt2.atomic import replacing
 from minigpt2.checkpoint.tensors import open_file
 from minigpt2.pickled import fingerprint
 
+from .ask import PairMap
+
 FORMAT = 1
 
 
@@ -58,8 +60,6 @@ class Directory:
 
     def read(self, numbers):
         """{number: PairMap} of those that are finished. A file that is damaged counts as not there."""
-        from .jobs import PairMap
-
         found = {}
         for i in numbers:
             try:

@@ -12,19 +12,15 @@ from pathlib import Path
 from minigpt2.checkpoint.tensors import open_file
 
 from ..prompts import PromptPair
-from .pairset import PairSet, find, listed
+from .roles import find, listed
 
 COLUMNS = ("clean", "corrupted", "clean_answer", "corrupted_answer")
 TRUE = {"": False, "0": False, "false": False, "no": False, "1": True, "true": True, "yes": True}
 
 
-def read(path, *, model=None, skip: bool = False) -> PairSet:
-    """Read a PairSet. With a model every pair is checked to align, too; a sweep does that in any case.
-
-    skip=True leaves out the lines with faults; the set's left_out has them. Raises ValueError that lists the faults by line,
-    OSError for a file that cannot be read.
-    """
-    text, rows, pairs, spots, called, faults = text_of(path), None, [], [], [], []
+def read(path, *, skip: bool = False):
+    """What a PairSet is made of: (pairs, roles, how messages call each, the faults of what was left out)."""
+    text, pairs, spots, called, faults = text_of(path), [], [], [], []
     rows = from_json_lines(text) if Path(path).suffix.lower() in (".jsonl", ".ndjson", ".json") else from_csv(text, path)
     for number, row in rows:
         try:
@@ -39,8 +35,7 @@ def read(path, *, model=None, skip: bool = False) -> PairSet:
         raise ValueError(f"{path} has no pairs: a line for each, with {', '.join(COLUMNS)}")
     names = list(dict.fromkeys(name for places in spots for name in places))
     roles = {name: [places.get(name, "") for places in spots] for name in names}
-    found = PairSet(pairs, roles, called, faults)
-    return found if model is None else found.checked(model, names, skip=skip)
+    return pairs, roles, called, faults
 
 
 def text_of(path) -> str:

@@ -17,7 +17,8 @@ from .. import sweeps as engine
 from ..prompts import PromptPair
 from ..result import Result
 from ..sources import Source
-from .jobs import Ask, run_set
+from .ask import Ask
+from .jobs import run_set
 from .pairset import PairSet
 from .result import SetResult
 

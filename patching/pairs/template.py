@@ -12,14 +12,14 @@ from collections.abc import Mapping, Sequence
 from minigpt2.checks import whole_number
 
 from ..prompts import PromptPair
-from .pairset import PairSet, Span, listed, position
+from .roles import Span, listed, position
 
 
 def make(
     clean: str, corrupted: str, answers: Sequence, slots: Mapping[str, Sequence[str]], *, model, n: int, seed: int = 0,
     bos: bool = False, skip: bool = False,
-) -> PairSet:  # fmt: skip
-    """Draw n different pairs. Slots that share words (the same list) never get the same one.
+):  # fmt: skip
+    """Draw n different pairs: (pairs, roles, None, the faults of what was drawn again), as a PairSet takes them. Slots that share words (the same list) never get the same one.
 
     answers are templates too, (" {A}", " {B}"); clean answer and corrupted answer. Each pair is checked to align: both texts
     of one length, every slot at the same positions in both. Raises ValueError with all that do not, skip=True draws others;
@@ -48,7 +48,7 @@ def make(
     if faults and not skip:
         raise ValueError(listed(f"{len(faults)} of {n} pairs do not align", faults.values()))
     roles = {name: [places[name] for places in spans] for name in spans[0]}
-    return PairSet(pairs, roles, left_out=tuple(faults.values()))
+    return pairs, roles, None, list(faults.values())
 
 
 def check_slots(templates, slots):
