@@ -148,7 +148,7 @@ class Plan:
 
     def __init__(self, question, metric="logit_difference"):
         self.question, self.model, self.tokens = question, question.model, question.tokens
-        denoising, model = question.direction == "denoising", self.model
+        denoising = question.direction == "denoising"
         clean, corrupted = self._runs(("source", "base") if denoising else ("base", "source"))
         self.runs = Runs(corrupted, clean) if denoising else Runs(clean, corrupted)
         self.base = self.runs.base

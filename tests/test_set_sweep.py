@@ -3,7 +3,6 @@
 import csv
 import io
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from multiprocessing import get_context
 
 import numpy as np
 import pytest
@@ -13,7 +12,9 @@ from minigpt2 import GPT2
 from minigpt2.overwrite import Overwrite
 from patching import PairSet, PromptPair, SetResult, attribute, sweep
 from patching.pairs import ask, builtin, jobs, statistics
+from patching.pairs.checks import SelfCheckFailed
 from patching.pairs.threads import blas_threads, use_one_thread
+from patching.pairs.workers import workers
 
 MODEL = random_model()
 PAIRS = PairSet(
@@ -199,7 +200,7 @@ def test_the_checks_fail_for_a_sweep_that_is_wrong(monkeypatch, broken):
             return results
 
         monkeypatch.setattr(ask.engine, "swept", wrong)
-    with pytest.raises(ArithmeticError, match="self-check failed"):
+    with pytest.raises(SelfCheckFailed, match="self-check failed"):
         sweep(MODEL, PAIRS)
 
 
@@ -217,7 +218,7 @@ def test_threads_of_one_process_give_the_same_bits(pairs_per_job):
 def test_processes_give_the_same_bits():
     alone = sweep(BUNDLED, NAMES, "z", positions=["S 2", "end"])
     for pairs_per_job in (1, 3):
-        with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as executor:
+        with workers(2) as executor:
             found = sweep(BUNDLED, NAMES, "z", positions=["S 2", "end"], executor=executor, pairs_per_job=pairs_per_job)
         equal(found, alone)
         assert found.threads == alone.threads == blas_threads()
@@ -240,7 +241,7 @@ def die(*_):
 @pytest.mark.slow
 def test_a_worker_that_dies_is_told_in_one_sentence(monkeypatch):
     monkeypatch.setattr(jobs, "run_job", die)
-    with ProcessPoolExecutor(1) as executor, pytest.raises(RuntimeError, match="a worker ended before its work was done"):
+    with ProcessPoolExecutor(1) as executor, pytest.raises(ChildProcessError, match="a worker ended before its work was done"):
         sweep(BUNDLED, NAMES, "z", positions="all", executor=executor)
 
 

@@ -1,12 +1,16 @@
 """What a result is checked for as it is made, since a patch that silently does nothing looks like a finding.
 
 Each check goes the slow way, patch by patch through the whole model, on one pair: nothing of the one-pass sweep, which made the
-map, is in it. A check that fails raises ArithmeticError: such a map must not be looked at.
+map, is in it. A check that fails raises SelfCheckFailed: such a map must not be looked at.
 """
 
 import numpy as np
 
 from .. import sweeps as engine
+
+
+class SelfCheckFailed(ValueError):
+    """A result is not what it must be in any model; the message says what."""
 
 
 def self_checks(model, pair, result, ask):
@@ -26,10 +30,10 @@ def first_of(metric):
 
 
 def held(what, value, expected, noise):
-    """The sentence, if value is expected to within noise; ArithmeticError if not."""
+    """The sentence, if value is expected to within noise; SelfCheckFailed if not."""
     worst = float(np.abs(np.asarray(value, np.float64) - expected).max())
     if not worst <= noise:
-        raise ArithmeticError(f"self-check failed: {what}, but it is {worst:.3g} off: do not use this map")
+        raise SelfCheckFailed(f"self-check failed: {what}, but it is {worst:.3g} off: do not use this map")
     return what
 
 
@@ -68,7 +72,7 @@ def before_the_change(model, pair, result, site, options):
         return None
     cells = np.take(result.values, early, axis=list(result.axes).index("position"))
     if (cells != np.asarray(result.base_value, cells.dtype)).any():
-        raise ArithmeticError("self-check failed: a patch before the first changed token moves the metric")
+        raise SelfCheckFailed("self-check failed: a patch before the first changed token moves the metric")
     if "source" not in result.axes:
         at = {f"{axis}s": [chosen[0]] for axis, chosen in result.axes.items()} | {
             "positions": [result.axes["position"][early[0]]]

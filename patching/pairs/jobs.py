@@ -84,7 +84,7 @@ def maps(model, ask, pairs, numbers, executor, pairs_per_job):
         for future in as_completed(futures):
             yield from zip(futures[future], future.result())
     except BrokenExecutor as error:
-        raise RuntimeError(
+        raise ChildProcessError(
             f"a worker ended before its work was done ({error}); run it again, with directory= to keep what is finished"
         ) from None
     finally:  # also where the user stops it
