@@ -193,7 +193,7 @@ def test_indirect_object_is_balanced_aligned_and_without_duplicates(corruption):
     assert len({pair.clean for pair in pairs}) == 20
     assert list(pairs) == list(builtin.indirect_object(BUNDLED, 20, corruption=corruption, seed=2))
     assert pairs.checked(BUNDLED, pairs.roles) is pairs
-    subject_first = 0
+    subject_first, drawn = 0, set()
     for i, pair in enumerate(pairs):
         names = pair.clean.split()[1], pair.clean.split()[3]
         giver = pair.clean.split(", ")[1].split()[0]
@@ -209,7 +209,8 @@ def test_indirect_object_is_balanced_aligned_and_without_duplicates(corruption):
         assert BUNDLED.decode([ids[pairs.position(BUNDLED, i, "S 2")]]) == f" {giver}"
         assert BUNDLED.decode([ids[pairs.position(BUNDLED, i, "IO")]]) == f" {other}"
         subject_first += names[0] == giver
-    assert subject_first == 10
+        drawn.add((frozenset(names), pair.clean.split()[7]))
+    assert subject_first == 10 and len(drawn) > 15  # the two templates do not share their words
 
 
 def test_greater_than_has_all_years_as_answers():

@@ -57,6 +57,7 @@ def test_statistics_are_those_of_the_values():
     found = sweep(MODEL, PAIRS)
     np.testing.assert_allclose(found.mean, np.mean(found.values, axis=0), rtol=1e-12)
     np.testing.assert_array_equal(found.standard_error, statistics.standard_error(found.values))
+    np.testing.assert_array_equal(found.effect_error, statistics.standard_error(found.effects))
     base = found.corrupted_values[:, None, None]
     np.testing.assert_array_equal(found.p_value(), statistics.p_value(found.values - base))
     np.testing.assert_array_equal(found.interval(0.9, of="effects"), statistics.interval(found.values - base, 0.9))

@@ -47,7 +47,7 @@ def indirect_object(
         if n_kind:
             answers = (" {IO}", " {S}")
             corrupted = corrupt(clean, corruption)
-            choices = dict(model=model, n=n_kind, seed=seed, bos=bos, skip=True)
+            choices = dict(model=model, n=n_kind, seed=f"{seed} {kind}", bos=bos, skip=True)  # other words in each
             sets.append(PairSet.from_template(clean, corrupted, answers, slots, **choices))
     order = [(some, j) for j in range(n) for some in sets if j < len(some)]
     roles = {role: [some.roles[role][j] for some, j in order] for role in sets[0].roles}

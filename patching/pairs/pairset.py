@@ -53,7 +53,7 @@ class PairSet:
     @classmethod
     def from_template(
         cls, clean: str, corrupted: str, answers: Sequence[str], slots: Mapping[str, Sequence[str]], *, model,
-        n: int, seed: int = 0, bos: bool = False, skip: bool = False,
+        n: int, seed: int | str = 0, bos: bool = False, skip: bool = False,
     ) -> "PairSet":  # fmt: skip
         """Make n pairs from a template with slots: see template.make."""
         return cls(*template.make(clean, corrupted, answers, slots, model=model, n=n, seed=seed, bos=bos, skip=skip))

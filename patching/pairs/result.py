@@ -102,6 +102,11 @@ class SetResult:
         """Of the mean of values over pairs, unbiased (n - 1); NaN of one pair."""
         return statistics.standard_error(self.values)
 
+    @cached_property
+    def effect_error(self) -> np.ndarray:
+        """The standard error of the mean effect, which is free of how far apart the pairs' unpatched runs are."""
+        return statistics.standard_error(self.effects)
+
     def interval(self, level: float = 0.95, *, of: str = "values", n: int = 2000, seed: int = 0):
         """The bootstrap interval of a mean over pairs, (low, high): of="values", "effects" or "share"."""
         if of not in ("values", "effects", "share"):

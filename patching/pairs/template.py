@@ -16,7 +16,7 @@ from .roles import Span, listed, position
 
 
 def make(
-    clean: str, corrupted: str, answers: Sequence, slots: Mapping[str, Sequence[str]], *, model, n: int, seed: int = 0,
+    clean: str, corrupted: str, answers: Sequence, slots: Mapping[str, Sequence[str]], *, model, n: int, seed: int | str = 0,
     bos: bool = False, skip: bool = False,
 ):  # fmt: skip
     """Draw n different pairs: (pairs, roles, None, the faults of what was drawn again), as a PairSet takes them. Slots that share words (the same list) never get the same one.
