@@ -91,7 +91,8 @@ def likeliest(logits, top):
 class Attribution:
     """What everything that wrote into one position's stream adds to logit(plus) - logit(minus).
 
-    embedding, position_embedding, heads, attn_bias, mlp and ln_f_bias sum to `total`, the model's own logit difference.
+    embedding, position_embedding, heads, attn_bias, mlp, overwritten and ln_f_bias sum to `total`, the run's own logit
+    difference.
     """
 
     run: Run
@@ -105,6 +106,7 @@ class Attribution:
     attn_bias: np.ndarray  # [n_layer]: c_proj's bias, which belongs to no head
     mlp: np.ndarray  # [n_layer]
     ln_f_bias: float
+    overwritten: float = 0.0  # what overwrites of the stream or of attn_out put in, less what they took out
 
     def __repr__(self):
         terms = sorted(self.terms, key=lambda term: -abs(term[1]))[:4]
@@ -128,6 +130,8 @@ class Attribution:
         for layer, heads in enumerate(self.heads):
             terms += [(f"head {layer}.{head}", float(value)) for head, value in enumerate(heads)]
             terms += [(f"attn {layer} bias", float(self.attn_bias[layer])), (f"mlp {layer}", float(self.mlp[layer]))]
+        if self.overwritten:
+            terms.append(("overwritten", self.overwritten))
         return [*terms, ("ln_f bias", self.ln_f_bias)]
 
 
@@ -136,7 +140,9 @@ def direct_logit_attribution(run, plus, minus, position=-1):
 
     plus and minus are token ids, or texts of one token each. The final layer norm is (x - mean) / s * weight + bias;
     with the run's own s ("frozen") it is linear in x, and so is the product with the answer direction,
-    wte[plus] - wte[minus]. Raises ValueError for a token or a position that is not there.
+    wte[plus] - wte[minus]. Of a run with overwrites every head and MLP has what was computed under them; what was written
+    over the stream or a whole attn_out is nobody's, and a term of its own. Raises ValueError for a token or a position
+    that is not there.
     """
     model, c, weights = run.model, run.model.config, run.model.weights
     plus, minus = (model.tokenizer.single_token(token) if isinstance(token, str) else token for token in (plus, minus))
@@ -154,15 +160,44 @@ def direct_logit_attribution(run, plus, minus, position=-1):
     reads = weights.ln_f.weight * direction
     reads = (reads - reads.mean()) / s  # taking the mean off x, or off what reads x, is the same
 
-    rows = [h.attn.c_proj.weight @ reads for h in weights.h]  # n_layer of [n_embd]: what each column of z adds
-    z = run.z[:, :, position]  # [n_layer, n_head, d_head]
+    heads = np.stack([head_terms(run, layer, position, reads) for layer in range(c.n_layer)])
+    attn_bias = np.array([h.attn.c_proj.bias @ reads for h in weights.h])
     total = m.layer_norm(resid, *weights.ln_f, c.layer_norm_epsilon) @ direction
     return Attribution(
         run, plus, minus, position, float(total),
         embedding=float(weights.wte[run.tokens[position]] @ reads),
         position_embedding=float(weights.wpe[position] @ reads),
-        heads=read_only((z * np.reshape(rows, z.shape)).sum(axis=-1)),
-        attn_bias=read_only(np.array([h.attn.c_proj.bias @ reads for h in weights.h])),
+        heads=read_only(heads),
+        attn_bias=read_only(attn_bias),
         mlp=read_only(run.mlp_out[:, position] @ reads),
         ln_f_bias=float(weights.ln_f.bias @ direction),
+        overwritten=float(written_over(run, position) @ reads),
     )  # fmt: skip
+
+
+def head_terms(run, layer, position, reads):
+    """What each head of a layer adds along `reads`, [n_head]: its z through its rows of c_proj, unless that is overwritten."""
+    if any(write.name == "result" for write in run.writes.get(layer, ())):
+        return run.activation("result", layer)[:, position] @ reads
+    z = run.z[layer, :, position]  # [n_head, d_head]
+    return (z * (run.model.weights.h[layer].attn.c_proj.weight @ reads).reshape(z.shape)).sum(axis=-1)
+
+
+def written_over(run, position):
+    """How far the stream is from the sum of what the model's parts wrote into it, at one position, [n_embd]: 0 unless
+    resid_pre, attn_out, resid_mid or resid_post were overwritten."""
+    weights, jump = run.model.weights, np.zeros(run.model.config.n_embd, run.model.dtype)
+    for layer, writes in run.writes.items():
+        names, pos, h = {write.name for write in writes}, position, weights.h[layer]
+        if "resid_pre" in names:
+            token = weights.wte[run.tokens[pos]] + weights.wpe[pos]
+            before = run.resid_mid[layer - 1][pos] + run.mlp_out[layer - 1][pos] if layer else token
+            jump += run.resid_pre[layer][pos] - before
+        if "attn_out" in names:
+            own = run.activation("result", layer)[:, pos].sum(axis=0) + h.attn.c_proj.bias
+            jump += run.attn_out[layer][pos] - own
+        if "resid_mid" in names:
+            jump += run.resid_mid[layer][pos] - (run.resid_pre[layer][pos] + run.attn_out[layer][pos])
+        if "resid_post" in names and "resid_pre" not in {w.name for w in run.writes.get(layer + 1, ())}:
+            jump += run.resid_post[layer][pos] - (run.resid_mid[layer][pos] + run.mlp_out[layer][pos])
+    return jump

@@ -49,7 +49,7 @@ FLOORS = [  # from the bottom up: a room imports its own files and those below i
     ["minigpt2/bundled", "minigpt2/facts", "minigpt2/pictures"],
     ["minigpt2/__main__.py"],
     ["patching/*.py"],
-    ["patching/explain"],
+    ["patching/ablations", "patching/explain"],
     ["patching/draw"],
     ["patching/page"],
     ["patching/demo", "patching/verify"],

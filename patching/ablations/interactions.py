@@ -49,7 +49,7 @@ class Interactions:
     def matrix(self) -> np.ndarray:
         """f(ab) - f(a) - f(b) + f(0), [n_places, n_places]; NaN on the diagonal."""
         alone = np.diagonal(self.values)
-        matrix = self.values - alone - alone[:, None] + self.intact
+        matrix = self.values - (alone + alone[:, None]) + self.intact
         np.fill_diagonal(matrix, np.nan)
         return matrix
 

@@ -97,7 +97,7 @@ def trace(
         if progress:
             progress(i + 1, n)
     words = f"the clean run, under noise of {size:.3g} on positions {', '.join(map(str, at))}"
-    stream, mlp, attention = (averaged(list(some), words) for some in zip(*drawn))
+    stream, mlp, attention = (averaged(list(some), words, at) for some in zip(*drawn))
     return Trace(
         stream, mlp, attention, stream.clean_value, stream.corrupted_value, tuple(at), window, n, size
     )
@@ -109,15 +109,17 @@ def draws(size, seed, n, shape):
         yield size * np.random.default_rng([seed, i]).standard_normal(shape)
 
 
-def averaged(results, words):
+def averaged(results, words, at):
     """The mean of the draws' maps and of their corrupted runs, with the spread over draws."""
     values = np.stack([result.values for result in results])
+    noisy = ["noise" if pos in at else label for pos, label in enumerate(results[0].clean_labels)]
     return replace(
         results[0],
         values=values.mean(axis=0),
         corrupted_value=float(np.mean([result.corrupted_value for result in results])),
         spread=values.std(axis=0, ddof=1) if len(results) > 1 else None,
         source=words,
+        corrupted_labels=tuple(noisy),
     )
 
 
