@@ -171,5 +171,10 @@ def draw(run, args):
         yield runs.pattern_figure(run, layer, head), path, path
 
 
+def command():
+    """main, whose errors are a sentence, as a command that is installed calls it."""
+    return guarded(main)
+
+
 if __name__ == "__main__":
-    sys.exit(guarded(main))
+    sys.exit(command())

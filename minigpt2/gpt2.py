@@ -6,9 +6,10 @@ and tokenizer.py the vocabulary.
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,6 +19,9 @@ from .memory import keep_freed_memory, room_for
 from .overwrite import Overwrite, at_resid_post, check_ahead, overwritten_block, prepare, put
 from .shapes import check_config, check_weights
 
+if TYPE_CHECKING:
+    from .tokenizer import Tokenizer
+
 
 class GPT2:
     """A GPT-2 of any size: `config`, `weights` (read-only arrays) and, where its folder has one, a tokenizer.
@@ -26,18 +30,30 @@ class GPT2:
     CheckpointError for weights that are not exactly those of the config.
     """
 
-    def __init__(self, config, weights, tokenizer=None, name="unnamed", revision=None):
+    def __init__(
+        self,
+        config: m.Config,
+        weights: m.Weights,
+        tokenizer: "Tokenizer | Callable[[], Tokenizer] | None" = None,
+        name: str = "unnamed",
+        revision: str | None = None,
+    ):
         check_config(config)
         self.config = config
         self.weights = check_weights(config, weights)
         self.name = name
         self.revision = revision
         self._tokenizer = tokenizer
-        self._origin = None  # (name or absolute folder, dtype, revision) of a model that can be loaded again
+        self._origin: tuple[str, str, str | None] | None = None  # what load_again needs of a model that was loaded
         keep_freed_memory()
 
     @classmethod
-    def from_pretrained(cls, name_or_folder="gpt2", dtype=np.float32, revision=None):
+    def from_pretrained(
+        cls,
+        name_or_folder: str | os.PathLike[str] = "gpt2",
+        dtype: "np.typing.DTypeLike" = np.float32,
+        revision: str | None = None,
+    ) -> "GPT2":
         """Load a checkpoint from the Hugging Face Hub (or its cache), or from a folder in the Hub's layout.
 
         dtype is float32 or float64, whatever the file stores. revision is a commit, branch or tag of the Hub
@@ -60,7 +76,7 @@ class GPT2:
 
         return load_again, (type(self), *self._origin, self.name, fingerprint(self.weights))
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         c = self.config
         return (
             f"GPT2({self.name!r}, {c.n_layer} layers, {c.n_head} heads, n_embd {c.n_embd}, n_ctx {c.n_ctx}, "
@@ -68,11 +84,11 @@ class GPT2:
         )
 
     @property
-    def dtype(self):
+    def dtype(self) -> np.dtype:
         return self.weights.wte.dtype
 
     @cached_property
-    def tokenizer(self):
+    def tokenizer(self) -> "Tokenizer":
         """The vocabulary as minigpt2.tokenizer.Tokenizer; loaded on first use, since running on ids needs none."""
         if self._tokenizer is None:
             raise ValueError(
@@ -80,15 +96,15 @@ class GPT2:
             )
         return self._tokenizer() if callable(self._tokenizer) else self._tokenizer
 
-    def encode(self, text):
+    def encode(self, text: str) -> list[int]:
         """Text to token ids, list[int]."""
         return self.tokenizer.encode(text)
 
-    def decode(self, tokens):
+    def decode(self, tokens: Iterable[int]) -> str:
         """Token ids to text."""
         return self.tokenizer.decode(tokens)
 
-    def labels(self, tokens):
+    def labels(self, tokens: Iterable[int]) -> list[str]:
         """A visible string for each token id, list[str]: "␣Jones", or where the vocabulary has no such id "<50300>".
 
         For a model whose vocabulary is not at hand, the ids themselves.
@@ -220,9 +236,9 @@ class Run:
     """
 
     model: GPT2
-    tokens: tuple  # n_seq ids
-    kept: dict  # the arrays below, as many as were kept
-    overwrites: tuple = ()  # what was written while it ran
+    tokens: tuple[int, ...]  # n_seq ids
+    kept: dict[str, np.ndarray]  # the arrays below, as many as were kept
+    overwrites: tuple[Overwrite, ...] = ()  # what was written while it ran
 
     resid_pre = Kept()  # [n_layer, n_seq, n_embd]
     resid_mid = Kept()  # [n_layer, n_seq, n_embd]

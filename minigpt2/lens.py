@@ -10,6 +10,7 @@ Both say what is written directly into the last layer norm, not what a layer doe
 patching's question. pictures.py draws all of this.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -27,18 +28,20 @@ class LogitLens:
     top_tokens: np.ndarray  # [n_layer + 1, n_seq, top], likeliest first
     top_logits: np.ndarray  # [n_layer + 1, n_seq, top]
     top_probabilities: np.ndarray  # [n_layer + 1, n_seq, top]
-    chosen: tuple  # token ids
+    chosen: tuple[int, ...]  # token ids
     chosen_logits: np.ndarray  # [n_layer + 1, n_seq, len(chosen)]
     chosen_probabilities: np.ndarray  # [n_layer + 1, n_seq, len(chosen)]
     logits: np.ndarray | None  # [n_layer + 1, n_seq, n_vocab] if asked for
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         n_depths, n_seq, top = self.top_tokens.shape
         ends = ", ".join(map(repr, self.run.model.labels(self.top_tokens[:, -1, 0])))
         return f"LogitLens({n_depths} depths x {n_seq} positions, top {top}; at the last position: {ends})"
 
 
-def logit_lens(run, top=1, chosen=(), keep_logits=False, rows=128):
+def logit_lens(
+    run: Run, top: int = 1, chosen: Sequence[int] = (), keep_logits: bool = False, rows: int = 128
+) -> LogitLens:
     """Unembed the stream of every layer: the final layer norm and wte, as if the layers above did not exist.
 
     Keeps the `top` likeliest tokens of each cell and the logits of the `chosen` token ids. keep_logits keeps all logits
@@ -108,34 +111,34 @@ class Attribution:
     ln_f_bias: float
     overwritten: float = 0.0  # what overwrites of the stream or of attn_out put in, less what they took out
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         terms = sorted(self.terms, key=lambda term: -abs(term[1]))[:4]
         largest = ", ".join(f"{name} {value:+.2f}" for name, value in terms)
         return f"Attribution({self.question} = {self.total:+.3f} at position {self.position}; largest: {largest})"
 
     @property
-    def question(self):
+    def question(self) -> str:
         plus, minus = self.run.model.labels([self.plus, self.minus])
         return f"logit({plus}) - logit({minus})"
 
     @property
-    def attn(self):
+    def attn(self) -> np.ndarray:
         """Each layer's attention, [n_layer]: its heads and its bias."""
         return self.heads.sum(axis=1) + self.attn_bias
 
     @cached_property
-    def terms(self):
+    def terms(self) -> list[tuple[str, float]]:
         """Every term with a name, in the order in which the stream receives them; they sum to `total`."""
         terms = [("token embedding", self.embedding), ("position embedding", self.position_embedding)]
         for layer, heads in enumerate(self.heads):
             terms += [(f"head {layer}.{head}", float(value)) for head, value in enumerate(heads)]
             terms += [(f"attn {layer} bias", float(self.attn_bias[layer])), (f"mlp {layer}", float(self.mlp[layer]))]
-        if self.overwritten:
+        if self.run.overwrites:
             terms.append(("overwritten", self.overwritten))
         return [*terms, ("ln_f bias", self.ln_f_bias)]
 
 
-def direct_logit_attribution(run, plus, minus, position=-1):
+def direct_logit_attribution(run: Run, plus: int | str, minus: int | str, position: int = -1) -> Attribution:
     """Take logit(plus) - logit(minus) at one position apart into what each part of the model wrote, exactly.
 
     plus and minus are token ids, or texts of one token each. The final layer norm is (x - mean) / s * weight + bias;
@@ -145,8 +148,8 @@ def direct_logit_attribution(run, plus, minus, position=-1):
     that is not there.
     """
     model, c, weights = run.model, run.model.config, run.model.weights
-    plus, minus = (model.tokenizer.single_token(token) if isinstance(token, str) else token for token in (plus, minus))
-    plus, minus = model.check_tokens([plus, minus]).tolist()
+    ids = [model.tokenizer.single_token(token) if isinstance(token, str) else token for token in (plus, minus)]
+    plus, minus = map(int, model.check_tokens(ids))
     if plus == minus:
         raise ValueError(f"plus and minus are both token {plus}: attribution compares two different tokens")
     n_seq = len(run.tokens)
@@ -162,7 +165,7 @@ def direct_logit_attribution(run, plus, minus, position=-1):
 
     heads = np.stack([head_terms(run, layer, position, reads) for layer in range(c.n_layer)])
     attn_bias = np.array([h.attn.c_proj.bias @ reads for h in weights.h])
-    total = m.layer_norm(resid, *weights.ln_f, c.layer_norm_epsilon) @ direction
+    total = m.layer_norm(resid, weights.ln_f.weight, weights.ln_f.bias, c.layer_norm_epsilon) @ direction
     return Attribution(
         run, plus, minus, position, float(total),
         embedding=float(weights.wte[run.tokens[position]] @ reads),

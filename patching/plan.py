@@ -50,7 +50,7 @@ class Question:
             )
         self.model, self.site_name, self.site = model, site, SITES[site]
         self.direction, self.alpha = direction, float(alpha)
-        self.tokens = pair.tokens(model)
+        self.tokens = pair.tokens(model, may_be_equal=source_overwrites is not None)
         self.n_seq = len(self.tokens.clean)
         self.source = make_source(source, model, direction)
         self.overwrites = overwrites
@@ -138,10 +138,11 @@ class Question:
 
 class Plan:
     """A Question, both texts run, and a metric: a name of patching.METRICS, or a function of the last position's logits
-    [n_vocab] that returns a number."""
+    [n_vocab] that returns a number. keep names activations that both runs hold beside what the patches need."""
 
-    def __init__(self, question, metric="logit_difference"):
+    def __init__(self, question, metric="logit_difference", keep=()):
         self.question, self.model, self.tokens = question, question.model, question.tokens
+        self.keep = list(keep)
         denoising, model = question.direction == "denoising", self.model
         clean, corrupted = self._runs(("source", "base") if denoising else ("base", "source"))
         self.runs = Runs(corrupted, clean) if denoising else Runs(clean, corrupted)
@@ -161,7 +162,7 @@ class Plan:
         """The runs of the clean and of the corrupted text, which are "base" or "source"."""
         question, texts = self.question, (self.tokens.clean, self.tokens.corrupted)
         name = question.site.activation
-        patched = ["q", "k"] if name == "pattern" else [name]
+        patched = [*self.keep, *(["q", "k"] if name == "pattern" else [name])]
         keep = {"base": [*patched, "resid_mid", "q", "k", "v", "z"], "source": patched}
         overwrites = {"base": question.overwrites, "source": question.source_overwrites}
         if len(texts[0]) <= 256 and question.overwrites is question.source_overwrites:
@@ -239,6 +240,7 @@ class Plan:
             method=method,
             source=self.source.words,
             places=question.named_places,
+            overwrites=len(question.overwrites),
         )
 
 

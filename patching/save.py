@@ -10,6 +10,7 @@ import json
 import os
 import platform
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from minigpt2.checkpoint import tensors
 from minigpt2.terminal import brief
 
 from .prompts import PairTokens
-from .result import Result
+from .result import OTHER_RUN, Result
 from .sites import SITES
 
 FORMAT = 1
@@ -47,11 +48,12 @@ KINDS = {  # of every other field of Result as JSON has it; the check of a file 
     "method": str,
     "source": str,
     "places": (list, type(None)),
+    "overwrites": int,
 }
-LATER = {"source": "the other run", "places": None}  # fields that older files do not have
+LATER = {"source": OTHER_RUN, "places": None, "overwrites": 0}  # fields that older files do not have
 
 
-def save(result, path, command=None):
+def save(result: Result, path: str | os.PathLike[str], command: str | None = None) -> Path:
     """Write result to path with the suffixes .npz, .json and .csv, and return the path of the .npz.
 
     command, a string, is kept as what made it. Raises OSError where the folder cannot be written.
@@ -85,7 +87,7 @@ def as_number(value):
     return value.item()
 
 
-def paths(path):
+def paths(path: str | os.PathLike[str]) -> list[Path]:
     """The three paths of a saved result, for a path with or without one of the suffixes."""
     path = Path(path)
     stem = path.name.removesuffix(path.suffix) if path.suffix in SUFFIXES else path.name
@@ -112,7 +114,7 @@ def versions():
     return {"python": platform.python_version(), "numpy": np.__version__, "platform": platform.platform()}
 
 
-def load(path):
+def load(path: str | os.PathLike[str]) -> Result:
     """Read a Result from a .npz that save() wrote, by the path that save() was given, with or without its suffix.
 
     Raises ValueError for a file that is not one, OSError for none.
@@ -124,7 +126,7 @@ def load(path):
             check_zip(path, opened)
             with np.load(opened, allow_pickle=False) as file:
                 check_size(sum(member.file_size for member in file.zip.infolist()), os.fstat(opened.fileno()).st_size)
-                about = json.loads(str(file["about"][()]))
+                about: Any = json.loads(str(file["about"][()]))
                 arrays = {name: file[name] for name in ARRAYS if name in file}
         except Exception as error:  # zipfile, zlib, lzma and NumPy's format have classes of their own
             raise ValueError(f"{path} is not a result that patching.save wrote ({brief(error)})") from None
@@ -133,7 +135,9 @@ def load(path):
     if fault:
         remedy = "make it again with python -m patching.demo --save"
         raise ValueError(f"{path} is not a whole result: {fault:.200}; {remedy}")
-    fields = {name: float(about[name]) if kind is float else about[name] for name, kind in KINDS.items()}
+    fields: dict[str, Any] = {
+        name: float(about[name]) if kind is float else about[name] for name, kind in KINDS.items()
+    }
     for name in ("clean_labels", "corrupted_labels", "answer_labels"):
         fields[name] = tuple(fields[name])
     if fields["places"] is not None:

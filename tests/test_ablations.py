@@ -1,163 +1,135 @@
-"""Ablations, interactions, Shapley values and causal traces by their definitions: a run with overwrites for each value, with
-models/plain_forward where the overwriting itself is the question, in float64."""
+"""Ablations, interactions, Shapley values and causal traces are what runs with overwrites say, one by one."""
 
-from itertools import combinations, permutations
+from itertools import permutations
 
 import numpy as np
 import pytest
 from models import ODD, plain_forward, random_model, random_tokens
 
-from minigpt2 import GPT2, Overwrite
-from minigpt2 import model as m
-from patching import PromptPair, sources, sweep
+from minigpt2 import Overwrite
+from minigpt2.lens import direct_logit_attribution
+from patching import PromptPair
 from patching.ablations import ablate, interactions, interactions_one_by_one, shapley, trace
-from patching.ablations.interactions import Interactions
+from patching.ablations.interactions import kind_of_pair
+from patching.sources import at, noise, steer, zero
 
-ROUNDING = 1e-11  # float64 through three blocks, on logits of a few units
-CLEAN, CORRUPTED, ANSWERS = [3, 1, 4, 1, 5], [3, 1, 7, 1, 6], (2, 8)
-PAIR, MODEL = PromptPair.from_tokens(CLEAN, CORRUPTED, ANSWERS), random_model()
-TEXTS = [random_tokens(ODD, 5, seed) for seed in (1, 2, 3)]
-HEADS = [(layer, head) for layer in range(3) for head in range(2)]
-SOURCES = {
-    "zero": "zero",
-    "TransformerLens's zero": "transformer_lens zero",
-    "other run": "other run",
-    "mean": sources.mean(TEXTS),
-    "noise": sources.noise(0.5, seed=3, n=2),
-    "another place": sources.at(layer=0, position=1),
-}
+CLEAN, CORRUPTED, ANSWERS = [3, 1, 4, 1, 5, 9, 2], [3, 1, 7, 1, 5, 9, 6], (2, 8)
+PAIR = PromptPair.from_tokens(CLEAN, CORRUPTED, ANSWERS)
+ROUNDING = 1e-12  # float64, three layers
+ALL_HEADS = [(layer, head) for layer in range(ODD.n_layer) for head in range(ODD.n_head)]
 
 
-def zeroed(heads, tokens=CLEAN):
-    """The logits [n_seq, n_vocab] of a text with z of some heads 0, by a forward pass that shares no line with minigpt2."""
+def metric(logits):
+    return logits[-1, ANSWERS[1]] - logits[-1, ANSWERS[0]]
 
+
+def plainly(model, zeroed):
+    """The metric of the clean text with z of these heads, or whole mlp_out and attn_out, set to 0: no line shared."""
+    return metric(plain_forward(CLEAN, model.weights, ODD, zeroing(zeroed)))
+
+
+def zeroing(zeroed):
     def overwrite(name, layer, x):
-        if name == "z":
-            for of_layer, head in heads:
-                if of_layer == layer:
-                    x[head] = 0
+        x = x.copy()
+        for part in zeroed:
+            if name == "z" and part[0] == layer and isinstance(part[1], int):
+                x[part[1]] = 0
+            if part == (layer, name):
+                x[:] = 0
         return x
 
-    return plain_forward(tokens, MODEL.weights, ODD, overwrite)
+    return overwrite
 
 
-def difference(logits):
-    return logits[-1, 8] - logits[-1, 2]
+def test_each_part_alone_and_all_together(model):
+    result = ablate(model, PAIR, ["0.1", (2, 0), "mlp 1", "attn 2"])
+    parts = [(0, 1), (2, 0), (1, "mlp_out"), (2, "attn_out")]
+    assert result.parts == ("0.1", "2.0", "mlp 1", "attn 2")
+    np.testing.assert_allclose(result.alone, [plainly(model, [part]) for part in parts], rtol=0, atol=ROUNDING)
+    assert result.together == pytest.approx(plainly(model, parts), abs=ROUNDING)
+    assert result.intact == pytest.approx(plainly(model, []), abs=ROUNDING)
+    assert (result.run.z[0, 1] == 0).all() and (result.run.attn_out[2] == 0).all()
+    assert "zero" in repr(result) and "all together" in repr(result)
 
 
-def loss_of(logits, tokens=CLEAN):
-    return float(np.mean([-np.log(m.softmax(row)[token]) for row, token in zip(logits, tokens[1:])]))
+def test_the_corrupted_run_is_a_source_and_positions_are_chosen(model):
+    """Every head at the last position from the corrupted run, by its definition."""
+    other = model.run(CORRUPTED)
+    result = ablate(model, PAIR, ALL_HEADS, source=None, positions=[-1])
+
+    def overwrite(name, layer, x):
+        x = x.copy()
+        if name == "z":
+            x[:, -1] = other.z[layer][:, -1]
+        return x
+
+    expected = metric(plain_forward(CLEAN, model.weights, ODD, overwrite))
+    assert result.together == pytest.approx(expected, abs=ROUNDING)
 
 
-# Ablations
+@pytest.mark.parametrize("direction", ["noising", "denoising"])
+@pytest.mark.parametrize("source", ["zero", None, "transformer_lens zero"])
+def test_interactions_in_passes_equal_those_of_single_runs(model, source, direction):
+    fast = interactions(model, PAIR, source=source, direction=direction)
+    slow = interactions_one_by_one(model, PAIR, source=source, direction=direction)
+    np.testing.assert_allclose(fast.together, slow.together, rtol=0, atol=ROUNDING)
+    np.testing.assert_allclose(fast.values, slow.values, rtol=0, atol=4 * ROUNDING)
+    assert (fast.values == fast.values.T).all() and np.abs(fast.values).max() > 1e-6
+    first, second, value = fast.strongest(1)[0]
+    assert value == fast.values[fast.parts.index(first), fast.parts.index(second)]
+    assert abs(value) == np.abs(fast.values).max()
 
 
-def test_each_alone_and_all_together_by_definition():
-    groups = [(0, 1), [(1, 0), (2, 1)], (2, 0)]
-    found = ablate(MODEL, PAIR, groups)
-    assert found.names == ("0.1", "1.0 + 2.1", "2.0")
-    sets = [[(0, 1)], [(1, 0), (2, 1)], [(2, 0)]]
-    expected = [difference(zeroed(heads)) for heads in [*sets, sum(sets, []), []]]
-    np.testing.assert_allclose([*found.alone, found.together, found.intact], expected, rtol=0, atol=ROUNDING)
-    np.testing.assert_allclose(found.effects, found.alone - found.intact)
-    assert found.effect_together == found.together - found.intact
-    assert "without 0.1" in repr(found) and "written: zero" in repr(found) and "intact" in repr(found)
+def test_interactions_by_a_forward_pass_that_shares_no_line(model):
+    found = interactions(model, PAIR, [(0, 1), (1, 0), (2, 1)])
+    for i, a in enumerate([(0, 1), (1, 0), (2, 1)]):
+        for j, b in enumerate([(0, 1), (1, 0), (2, 1)]):
+            if i != j:
+                joint = plainly(model, [a, b]) - plainly(model, [a]) - plainly(model, [b]) + plainly(model, [])
+                assert found.values[i, j] == pytest.approx(joint, abs=ROUNDING)
 
 
-def test_a_text_has_its_loss_and_a_function_of_its_own():
-    found = ablate(MODEL, CLEAN, HEADS[:3])
-    expected = [loss_of(zeroed(heads)) for heads in ([HEADS[0]], [HEADS[1]], [HEADS[2]], HEADS[:3], [])]
-    np.testing.assert_allclose([*found.alone, found.together, found.intact], expected, rtol=0, atol=ROUNDING)
-    assert found.unit == "loss (nats per token)"
-    own = ablate(MODEL, CLEAN, HEADS[:3], metric=lambda logits: logits[8] - logits[2])
-    np.testing.assert_allclose(own.alone, ablate(MODEL, PAIR, HEADS[:3]).alone, rtol=0, atol=ROUNDING)
-    assert ablate(MODEL, PAIR, HEADS[:3], metric="loss").together == found.together
+def test_interactions_of_other_parts_and_sources_by_their_definition(model):
+    """Where what is written depends on the run (noise, steering), it is the intact run's in both; a metric with a scale has
+    the intact runs' scale."""
+    parts = ["mlp 2", "0.1", "attn 1", "2.0", "mlp 0", "1.0"]
+    vector = np.linspace(-1, 1, 14)
+    for source in (noise(0.5, seed=3, n=2), at(layer=0, position=1), "zero"):
+        fast, slow = (f(model, PAIR, parts, source, metric="normalised") for f in (interactions, interactions_one_by_one))
+        np.testing.assert_allclose(fast.together, slow.together, rtol=0, atol=10 * ROUNDING)
+        assert fast.parts == slow.parts == ("0.1", "mlp 0", "1.0", "attn 1", "2.0", "mlp 2") and fast.none == 1
+    fast, slow = (f(model, PAIR, parts[:1] + parts[4:5], steer(vector)) for f in (interactions, interactions_one_by_one))
+    np.testing.assert_allclose(fast.together, slow.together, rtol=0, atol=10 * ROUNDING)
 
 
-@pytest.mark.parametrize("source", SOURCES)
-@pytest.mark.parametrize("site, places", [("z", [(0, 1), (2, 0, 3)]), ("mlp_out", [(0,), (1, 4)]), ("pattern", [(1, 1)])])
-def test_single_ablations_are_the_sweeps(source, site, places):
-    found = ablate(MODEL, PAIR, places, site, source=SOURCES[source], metric="clean_probability")
-    swept = sweep(
-        MODEL, PAIR, site, source=SOURCES[source], places=[[place] for place in places] + [places],
-        metric="clean_probability",
-    )  # fmt: skip
-    np.testing.assert_allclose([*found.alone, found.together], swept.values, rtol=0, atol=ROUNDING)
-    assert abs(found.intact - swept.clean_value) < ROUNDING and found.source == swept.source
+def test_several_draws_are_means_over_draws(model):
+    source = noise(0.5, seed=3, n=3)
+    for f in (interactions, ablate):
+        both, each = f(model, PAIR, ["0.1", "2.0"], source), [f(model, PAIR, ["0.1", "2.0"], one) for one in source.draws]
+        np.testing.assert_allclose(both.alone, np.mean([one.alone for one in each], axis=0), rtol=0, atol=ROUNDING)
+        np.testing.assert_allclose(both.together, np.mean([one.together for one in each], axis=0), rtol=0, atol=ROUNDING)
+        assert np.ptp([one.alone for one in each], axis=0).min() > 1e-6
 
 
-@pytest.mark.parametrize(
-    "texts, places, options, message",
-    [
-        (PAIR, [(0, 5)], {}, r"head 5 is out of range: seeded has 2 heads \(0 to 1\)"),
-        (PAIR, [(0, 1), [(1, 1), (0, 1, 2)]], {}, r"a set of places contains \(0, 1, 2\) twice"),
-        (PAIR, "9.9", {}, r"places must be a list, e.g. \[\(9, 9\), \(9, 6\)\], got '9.9'"),
-        (PAIR, [], {}, r"places must be a list"),
-        (PAIR, [(0, 1)], {"source": "nought"}, "unknown source 'nought'"),
-        (CLEAN, [(0, 1)], {"source": "other run"}, "one text has no other run"),
-        (CLEAN, [(0, 1)], {"metric": "logit_difference"}, "one text has no two answers to compare"),
-        ([3], [(0, 1)], {}, "the loss of a text needs at least two tokens"),
-    ],
-)
-def test_what_cannot_be_ablated_is_refused(texts, places, options, message):
-    with pytest.raises(ValueError, match=message):
-        ablate(MODEL, texts, places, **options)
+def test_a_text_by_itself_has_its_loss(model):
+    def of(zeroed):
+        logits = plain_forward(CLEAN, model.weights, ODD, zeroing(zeroed))
+        p = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        p /= p.sum(axis=-1, keepdims=True)
+        return -np.mean([np.log(row[token]) for row, token in zip(p, CLEAN[1:])])
 
-
-# Interactions
-
-
-@pytest.mark.parametrize("source", [*SOURCES, None])
-def test_interactions_are_those_one_by_one(source):
-    places = [(2, 1), (0, 0), [(1, 1), (0, 1)], (1, 0), (2, 0)]  # in no order, with a group across layers
-    chosen = {"source": SOURCES.get(source), "metric": "normalised"}
-    fast, slow = (f(MODEL, PAIR, places, **chosen) for f in (interactions, interactions_one_by_one))
-    np.testing.assert_allclose(fast.values, slow.values, rtol=0, atol=ROUNDING)
-    assert fast.intact == slow.intact and fast.names == slow.names == ("2.1", "0.0", "1.1 + 0.1", "1.0", "2.0")
-    assert np.array_equal(fast.values, fast.values.T)
-
-
-@pytest.mark.parametrize(
-    "site, places",
-    [("mlp_out", [(0,), (2, 4), (1, 1), (1, 3)]), ("k", [(0, 1, 2), (0, 1, 3), (2, 0), (1, 1)]), ("resid_post", [(0, 2), (1, 3)])],
-)
-def test_interactions_of_other_sites_are_those_one_by_one(site, places):
-    for source in ("zero", None):
-        fast, slow = (f(MODEL, PAIR, places, site, source=source) for f in (interactions, interactions_one_by_one))
-        np.testing.assert_allclose(fast.values, slow.values, rtol=0, atol=ROUNDING)
-
-
-def test_an_interaction_is_what_both_do_less_what_each_does():
-    found = interactions(MODEL, PAIR, HEADS)
-    f = lambda *heads: difference(zeroed(heads))  # noqa: E731
-    for i, j in combinations(range(len(HEADS)), 2):
-        expected = f(HEADS[i], HEADS[j]) - f(HEADS[i]) - f(HEADS[j]) + f()
-        assert abs(found.matrix[i, j] - expected) < 4 * ROUNDING and found.matrix[i, j] == found.matrix[j, i]
-    np.testing.assert_allclose(found.effects, [f(head) - f() for head in HEADS], rtol=0, atol=ROUNDING)
-    assert np.isnan(np.diagonal(found.matrix)).all()
-    first, second = found.strongest(2)
-    assert np.abs(found.matrix[first]) == np.nanmax(np.abs(found.matrix)) >= np.abs(found.matrix[second])
-    assert found.names[first[0]] in repr(found)
-
-
-def test_heads_of_the_last_layer_add_up_to_the_last_layer_norm():
-    """z of two heads of one layer are summands of one stream: with a metric that is linear in it they do not interact. The
-    layer norm is not linear; in a model whose stream is far larger than what the heads add, it nearly is."""
-    weights = MODEL.weights._replace(wte=MODEL.weights.wte * 1000)
-    large = GPT2(ODD, weights, name="large")
-    found = interactions(large, PAIR, [(2, 0), (2, 1)])
-    assert np.abs(found.effects).min() > 0 and abs(found.matrix[0, 1]) < 1e-2 * np.abs(found.effects).max()
-
-
-def test_interactions_of_noise_are_means_over_draws():
-    both = [interactions(MODEL, PAIR, HEADS[:3], source=draw) for draw in sources.noise(0.5, n=2).draws]
-    mean = interactions(MODEL, PAIR, HEADS[:3], source=sources.noise(0.5, n=2))
-    np.testing.assert_allclose(mean.values, (both[0].values + both[1].values) / 2, rtol=0, atol=ROUNDING)
-    assert np.abs(both[0].values - both[1].values).max() > 1e-6
+    result = ablate(model, CLEAN, ["0.1", "mlp 1"])
+    expected = [of([(0, 1)]), of([(1, "mlp_out")]), of([(0, 1), (1, "mlp_out")]), of([])]
+    np.testing.assert_allclose([*result.alone, result.together, result.intact], expected, rtol=0, atol=ROUNDING)
+    assert "loss" in result.unit and ablate(model, PAIR, ["0.1"], metric="loss").alone[0] == result.alone[0]
+    own = ablate(model, CLEAN, ["0.1"], metric=lambda logits: logits[8] - logits[2])
+    np.testing.assert_allclose(own.alone, ablate(model, PAIR, ["0.1"]).alone, rtol=0, atol=ROUNDING)
+    with pytest.raises(ValueError, match="no answers to attribute"):
+        result.direct_attributions()
 
 
 @pytest.mark.parametrize(
-    "a, b, both, kind",
+    ("a", "b", "both", "word"),
     [
         (-1, -2, -3, "independent"),
         (-0.1, -0.2, -1.5, "redundant"),
@@ -169,155 +141,128 @@ def test_interactions_of_noise_are_means_over_draws():
         (3, -1, 2.8, "opposed"),
         (8, 0.2, 1, "undoing"),
         (8, 0.2, -7, "undoing"),
+        (0.0, 0.0, 0.0, "independent"),
     ],
 )
-def test_the_kinds_are_what_the_numbers_show(a, b, both, kind):
+def test_the_words_for_a_pair(a, b, both, word):
     for sign in (1, -1):
-        values = 5 + sign * np.array([[a, both], [both, b]], float)
-        found = Interactions(("x", "y"), values, 5.0, "unit", "zero", "model")
-        assert found.kind(0, 1) == found.kind(1, 0) == kind
-        assert f"x and y, {kind}" in found.words(0, 1)
+        assert kind_of_pair(sign * a, sign * b, sign * both) == kind_of_pair(sign * b, sign * a, sign * both) == word
 
 
-def test_places_that_overlap_and_progress():
-    for f in (interactions, interactions_one_by_one, shapley):
-        with pytest.raises(ValueError, match=r"the sets must not overlap, and they contain \(0, 1, 2\) twice"):
-            f(MODEL, PAIR, [(0, 1), [(0, 1, 2), (1, 1)]])
-    seen = []
-    interactions(MODEL, PAIR, HEADS[:3], progress=lambda *done: seen.append(done))
-    assert seen == [(1, 3), (2, 3), (3, 3)]
-    assert interactions(MODEL, PAIR, HEADS[:1]).values.shape == (1, 1)
-
-
-# Shapley values
-
-
-def test_shapley_values_by_all_orders():
-    groups = {"early": [(0, 0), (0, 1)], "1.1": [(1, 1)], "2.0": [(2, 0)], "two": [(1, 0), (2, 1)]}
-    found = shapley(MODEL, PAIR, groups)
-    sets, values, orders = list(groups.values()), np.zeros(4), list(permutations(range(4)))
-    f = {some: difference(zeroed(sum((sets[i] for i in some), []))) for some in subsets(4)}
-    for order in orders:
-        for at, i in enumerate(order):
-            values[i] += f[tuple(sorted(order[: at + 1]))] - f[tuple(sorted(order[:at]))]
-    np.testing.assert_allclose(found.values, values / len(orders), rtol=0, atol=ROUNDING)
-    assert found.names == tuple(groups) and "early" in repr(found)
-    for bits, value in enumerate(found.metric):
-        assert abs(value - f[tuple(i for i in range(4) if bits >> i & 1)]) < ROUNDING
-
-
-def subsets(n):
-    return [some for size in range(n + 1) for some in combinations(range(n), size)]
-
-
-@pytest.mark.parametrize("source", [*SOURCES, None])
-def test_shapley_values_sum_to_the_whole_effect(source):
-    places = [*HEADS[:4], [(2, 0), (2, 1, 4)]]
-    found = shapley(MODEL, PAIR, places, source=SOURCES.get(source), metric="clean_log_probability")
-    everything = sweep(
-        MODEL, PAIR, "z", source=SOURCES.get(source), metric="clean_log_probability",
-        places=[[*HEADS[:4], (2, 0), (2, 1, 4)]],
-    )  # fmt: skip
-    assert abs(found.values.sum() - (everything.values[0] - everything.base_value)) < ROUNDING
-    assert np.abs(found.values).min() > 0
-
-
-def test_a_group_that_changes_nothing_has_no_share_and_equal_groups_have_equal_ones():
-    found = shapley(MODEL, PAIR, [(2, 0, 1), (2, 1), (0, 1)])  # of the last layer only the last position is read
-    assert abs(found.values[0]) < ROUNDING < np.abs(found.values[1:]).min()
-
-
-def test_more_than_ten_groups_are_refused():
-    with pytest.raises(ValueError, match="11 groups have 2,048 sets: exact Shapley values take at most 10 groups"):
-        shapley(MODEL, PAIR, [(0, 0, 1)] * 11)
-
-
-# Causal traces
-
-
-def noisy(added, at, restore=()):
-    """p(answer 2) of the clean text with noise on the stream before layer 0 at some positions, with clean vectors restored
-    at (name, layer, position)."""
-    clean = {}
-
-    def seen(name, layer, x):
-        clean[name, layer] = x.copy()
-        return x
-
-    plain_forward(CLEAN, MODEL.weights, ODD, seen)
-
-    def overwrite(name, layer, x):
-        if (name, layer) == ("resid_pre", 0):
-            x = x.copy()
-            x[at] += added
-        for what, of_layer, position in restore:
-            if (what, of_layer) == (name, layer):
-                x = x.copy()
-                x[position] = clean[name, layer][position]
-        return x
-
-    return m.softmax(plain_forward(CLEAN, MODEL.weights, ODD, overwrite)[-1])[2]
-
-
-def test_a_trace_is_the_definition_of_its_paper():
-    at, window = [1, 2], 2
-    found = trace(MODEL, CLEAN, at, 2, noise=0.7, n=2, seed=5, window=window)
-    drawn = [0.7 * np.random.default_rng([5, i]).standard_normal((2, ODD.n_embd)) for i in range(2)]
-    mean = lambda restore=(): np.mean([noisy(added, at, restore) for added in drawn])  # noqa: E731
-    assert abs(found.low - mean()) < ROUNDING and abs(found.high - noisy(0, at)) < ROUNDING
-    for layer in range(3):
-        some = range(max(0, layer - window // 2), min(3, layer - (-window // 2)))  # the original's own formula
-        for position in range(5):
-            for name, layers, part in (
-                ("resid_post", [layer], found.stream), ("mlp_out", some, found.mlp), ("attn_out", some, found.attention)
-            ):  # fmt: skip
-                expected = mean([(name, each, position) for each in layers])
-                assert abs(part.values[layer, position] - expected) < ROUNDING
-    assert (found.stream.values[:, 0] == pytest.approx(found.low)) and np.ptp(found.stream.values) > 1e-4
-    assert found.stream.spread.shape == (3, 5) and found.stream.tokens.differing == (1, 2)
-    assert "mean of 2" in repr(found) and "noise of 0.7 on positions 1, 2" in found.mlp.source
-
-
-def test_three_sigma_is_three_standard_deviations_of_the_embeddings():
-    found = trace(MODEL, CLEAN, [1], 2, n=1)
-    assert found.noise == pytest.approx(3 * np.std(MODEL.weights.wte)) and found.stream.spread is None
-    again, other = (trace(MODEL, CLEAN, [1], 2, n=1, seed=seed) for seed in (0, 1))
-    assert np.array_equal(found.mlp.values, again.mlp.values) and found.low != other.low
-
-
-def test_a_subject_is_found_by_its_text():
-    bundled = GPT2.from_pretrained("bundled")
-    text = "Michelle Jones was a top-notch student. Michelle"
-    found = trace(bundled, text, "Michelle Jones", " Jones", n=1, window=3)
-    assert found.subject == (0, 1) and found.stream.corrupted_labels[:3] == ("noise", "noise", "␣was")
-    assert found.stream.answer_labels[0] == "␣Jones" and found.stream.unit == "p(␣Jones)"
-    assert trace(bundled, text, "nes was", " Jones", n=1).subject == (1, 2)
-    for subject, message in (("Peter", "the subject 'Peter' is not in the text"), ([11], "position 11 is out of range")):
-        with pytest.raises(ValueError, match=message):
-            trace(bundled, text, subject, " Jones")
-    with pytest.raises(ValueError, match="noise must be a number above 0"):
-        trace(bundled, text, [1], " Jones", noise=-1)
-
-
-# The picture
-
-
-def test_the_picture_has_every_pair_once_and_names_the_strongest():
+def test_the_picture_has_every_pair_once_and_names_the_strongest(model):
     from patching.draw.interactions import figure
 
-    found = interactions(MODEL, PAIR, HEADS)
-    fig = figure(found, strongest=3)
-    shown = fig.axes[0].images[0].get_array()
-    lower = np.tril_indices(6, -1)
-    np.testing.assert_array_equal(shown[lower], found.matrix[lower])
-    assert np.isnan(np.asarray(shown)[np.triu_indices(6)]).all()
+    found = interactions(model, PAIR)
+    fig, lower = figure(found, strongest=3), np.tril_indices(6, -1)
+    shown = np.ma.filled(fig.axes[0].images[0].get_array(), np.nan)
+    np.testing.assert_array_equal(shown[lower], found.values[lower])
+    assert np.isnan(shown[np.triu_indices(6)]).all()
     text = fig.axes[0].get_xlabel()
-    assert all(found.words(i, j) in text for i, j in found.strongest(3)) and text.count("\n") == 2
-    with pytest.raises(ValueError, match="one place has no partner"):
-        figure(interactions(MODEL, PAIR, HEADS[:1]))
+    assert all(found.describe(a, b) in text for a, b, _ in found.strongest(3)) and text.count("\n") == 2
+    assert len(fig.axes[0].patches) == 3
 
 
-def test_overwrites_and_ablations_agree():
-    """ablate is run(overwrites=...) with the source's vectors."""
-    run = MODEL.run(CLEAN, overwrites=[Overwrite(1, "z", 0, heads=[1]), Overwrite(2, "z", 0, heads=[0])])
-    assert abs(ablate(MODEL, PAIR, [(1, 1), (2, 0)]).together - difference(run.logits)) < ROUNDING
+def test_shapley_values_are_means_over_all_orders_and_sum_to_the_whole(model):
+    groups = {"early": [(0, 0), (0, 1)], "middle": ["1.1"], "late": [(2, 0)], "rest": [(1, 0), (2, 1)]}
+    result = shapley(model, PAIR, groups)
+    assert result.values.sum() == pytest.approx(result.all_groups - result.none, abs=ROUNDING)
+    heads = {
+        name: [tuple(map(int, h.split("."))) if isinstance(h, str) else h for h in some]
+        for name, some in groups.items()
+    }
+    gains = {name: [] for name in groups}
+    for order in permutations(groups):
+        zeroed, before = [], plainly(model, [])
+        for name in order:
+            zeroed += heads[name]
+            gains[name].append(plainly(model, zeroed) - before)
+            before += gains[name][-1]
+    np.testing.assert_allclose(result.values, [np.mean(some) for some in gains.values()], rtol=0, atol=ROUNDING)
+
+
+def test_a_trace_by_its_definition(model):
+    text, subject, answer, scale = random_tokens(ODD, 6), [1, 2], 4, 0.3
+    result = trace(model, text, subject, answer, noise=scale, n=3, seed=5, window=2)
+    clean = model.run(text)
+    softmax = lambda logits: np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()  # noqa: E731
+    expected = {"stream": np.zeros((3, 6)), "mlp": np.zeros((3, 6)), "attention": np.zeros((3, 6))}
+    low = []
+    for draw in range(3):
+        vectors = scale * np.random.default_rng([5, draw]).standard_normal((2, ODD.n_embd))
+        noise = Overwrite(0, "resid_pre", vectors, positions=subject, add=True)
+        low.append(softmax(model.run(text, overwrites=[noise]).logits[-1])[answer])
+        for name, site, window in (("stream", "resid_post", 1), ("mlp", "mlp_out", 2), ("attention", "attn_out", 2)):
+            for layer in range(3):
+                for pos in range(6):
+                    layers = range(max(0, layer - window // 2), min(3, layer - window // 2 + window))
+                    restored = [Overwrite(i, site, clean, positions=[pos]) for i in layers]
+                    run = model.run(text, overwrites=[noise, *restored])
+                    expected[name][layer, pos] += softmax(run.logits[-1])[answer] / 3
+    for name, values in expected.items():
+        np.testing.assert_allclose(getattr(result, name).values, values, rtol=0, atol=ROUNDING)
+    assert result.low == pytest.approx(np.mean(low), abs=ROUNDING)
+    assert result.high == pytest.approx(softmax(clean.logits[-1])[answer], abs=ROUNDING)
+    assert (result.stream.spread >= 0).all() and result.stream.spread.max() > 0
+    assert result.stream.at(layer=2, position=5) == pytest.approx(result.high, abs=ROUNDING)
+
+
+def test_the_terms_of_an_overwritten_run_sum_to_its_logit_difference(model):
+    some = [
+        Overwrite(1, "z", 0.0, heads=[1]),
+        Overwrite(2, "resid_mid", 0.3, positions=[-1]),
+        Overwrite(0, "result", 0.1, heads=[0]),
+    ]
+    run = model.run(CLEAN, overwrites=some)
+    found = direct_logit_attribution(run, 8, 2)
+    assert sum(value for _, value in found.terms) == pytest.approx(metric(run.logits), abs=ROUNDING)
+    assert found.heads[1, 1] == 0 and abs(found.overwritten) > 1e-3
+    only_z = direct_logit_attribution(model.run(CLEAN, overwrites=some[:1]), 8, 2)
+    assert abs(only_z.overwritten) < ROUNDING
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda m: ablate(m, PAIR, []), "no part to ablate"),
+        (lambda m: ablate(m, PAIR, "9.6"), "parts must be a list"),
+        (lambda m: ablate(m, PAIR, ["9.6"]), "layer 9 is out of range: .* 3 layers"),
+        (lambda m: ablate(m, PAIR, ["1.5"]), "head 5 is out of range: .* 2 heads"),
+        (lambda m: ablate(m, PAIR, ["head 1"]), "a part is"),
+        (lambda m: ablate(m, PAIR, ["1.1", (1, 1)]), "part 1.1 is given twice"),
+        (lambda m: ablate(m, PAIR, ["1.1"], source="nought"), "unknown source 'nought'"),
+        (lambda m: interactions(m, PAIR, ["1.1"]), "at least two parts"),
+        (lambda m: ablate(m, CLEAN, ["1.1"], source=None), "no other run to take vectors from"),
+        (lambda m: ablate(m, CLEAN, ["1.1"], metric="normalised"), "a text by itself has no answers"),
+        (lambda m: ablate(m, [3], ["1.1"]), "at least two tokens"),
+        (lambda m: shapley(m, PAIR, {}), "1 to 10 lists"),
+        (lambda m: shapley(m, PAIR, {"a": ["1.1"], "b": [(1, 1)]}), "part 1.1 is given twice"),
+        (lambda m: trace(m, CLEAN, [9], 2), "position 9 is out of range: the text has 7 tokens"),
+        (lambda m: trace(m, CLEAN, [1], 2, noise=-1), "noise must be a standard deviation above 0"),
+        (lambda m: trace(m, CLEAN, [1], 2, n=0), "n, the number of draws"),
+        (lambda m: trace(m, CLEAN, [1], 99), "token id 99 is not in the vocabulary"),
+    ],
+)
+def test_what_cannot_be_asked_gets_one_sentence(model, call, sentence):
+    with pytest.raises(ValueError, match=sentence) as caught:
+        call(model)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_source_object_serves_as_its_name_does(model):
+    np.testing.assert_array_equal(
+        ablate(model, PAIR, ["1.1"], source=zero()).alone, ablate(model, PAIR, ["1.1"], source="zero").alone
+    )
+
+
+def test_the_subject_is_found_in_the_text():
+    from minigpt2 import GPT2
+    from patching.ablations.trace import subject_positions
+
+    bundled = GPT2.from_pretrained("bundled")
+    tokens = bundled.encode("Michelle Jones was a top-notch student. Michelle")
+    assert subject_positions(bundled, tokens, "Jones") == [1]
+    with pytest.raises(ValueError, match="more than once"):
+        subject_positions(bundled, tokens, "Michelle")
+    with pytest.raises(ValueError, match="is not in the text"):
+        subject_positions(bundled, tokens, "Smith")
+    assert random_model().config == ODD

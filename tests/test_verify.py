@@ -64,7 +64,7 @@ def test_the_stand_in_holds(stand_in, capsys):
     with_crc32c()
     assert verify.main(["--model", str(stand_in), "--facts", str(FACTS)]) == 0, RECORD
     out = capsys.readouterr().out
-    assert out.endswith("\nall 82 facts hold\n") and "fails" not in out and "CRC32C of 40 tensors" in out
+    assert out.endswith("\nall 85 facts hold\n") and "fails" not in out and "CRC32C of 40 tensors" in out
     assert max(map(len, out.splitlines())) <= 120
 
 
@@ -226,6 +226,7 @@ WRONG = {  # a fault in the fact itself, for every kind: what must be red is thi
     "greedy": lambda fact: fact["continuation_ids"].reverse(),
     "head_ablation": lambda fact: fact.update(head=0),
     "patching": lambda fact: fact["interpolated"][1].update(alpha=0.51),
+    "circuits": lambda fact: fact.update(first=5),
 }
 
 
@@ -250,7 +251,7 @@ def test_without_the_checksum_package(stand_in, capsys, monkeypatch):
     assert verify.main(["--model", str(stand_in), "--facts", str(FACTS)]) == 3
     out = capsys.readouterr().out
     assert out.count("pip install google-crc32c") == 1
-    assert out.endswith("all 42 facts hold; 1 skipped, so not all is proven\n")
+    assert out.endswith("all 45 facts hold; 1 skipped, so not all is proven\n")
     assert verify.main(["--model", str(stand_in), "--facts", str(FACTS), "--only", "tensors"]) == 1
     assert capsys.readouterr().out.endswith("nothing was checked; 1 skipped, so not all is proven\n")
 

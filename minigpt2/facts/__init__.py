@@ -38,6 +38,7 @@ KINDS = {
         "tolerance",
         "source",
     ),
+    "circuits": ("measure", "text_set", "fact", "value", "tolerance", "source"),
 }
 
 

@@ -1,7 +1,9 @@
-"""What is needed: a metric of the clean run with places ablated, each alone and all together.
+"""Ablation: what a metric becomes when parts of the model are overwritten by what says nothing of this text, each part alone
+and all of them together (zero: Michel et al. 2019; mean and resample: Wang et al. 2022, Chan et al. 2022).
 
-If two places do the same work, either alone can go and both together cannot; so the values alone say little about the
-value together. interactions.py has all pairs, shapley.py all sets.
+The text is the clean one of a pair, so that the corrupted one can be the source (resample ablation), or a text by itself.
+Where the parts stand in for each other, all together do more harm than the sum of each alone; where one works through
+another, less.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,109 +12,117 @@ from typing import Any
 
 import numpy as np
 
-from minigpt2 import GPT2
+from minigpt2 import GPT2, Overwrite, Run
+from minigpt2.lens import Attribution, direct_logit_attribution
 
 from ..plan import Plan, Question
 from ..prompts import PromptPair
 from ..sources import Source
-from .one_text import OneText
-from .places import as_sets, names_of
+from .parts import overwrite_of, parts_of
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Ablation:
-    """The metric with nothing ablated, with each of the places, and with all of them."""
+    """The metric of the clean text under ablations. run is the one with all parts ablated, for whatever else is asked; of
+    noise with several draws, of which the values are means, it is the first draw's."""
 
-    names: tuple  # of the places
-    intact: float
-    alone: np.ndarray  # [n_places]
+    parts: tuple[str, ...]
+    alone: np.ndarray  # [n_parts]: the value with this part alone ablated
     together: float
+    intact: float
     unit: str
-    source: str  # what was written
+    source: str
     model: str
+    intact_run: Run
+    run: Run
+    answers: tuple[int, int] | None  # (clean, corrupted); None for a text by itself
+
+    def direct_attributions(self) -> tuple[Attribution, Attribution]:
+        """What each part of the model adds to logit(corrupted answer) - logit(clean answer), intact and with all parts
+        ablated: a head that adds more in the second stands in for what is gone (backup heads, Wang et al. 2022)."""
+        if self.answers is None:
+            raise ValueError("a text by itself has no answers to attribute: give a PromptPair")
+        clean, corrupted = self.answers
+        intact, ablated = (direct_logit_attribution(run, corrupted, clean) for run in (self.intact_run, self.run))
+        return intact, ablated
 
     def __repr__(self):
-        each = ", ".join(f"{name} {value:.3f}" for name, value in zip(self.names[:8], self.alone))
-        each += f", and {len(self.names) - 8} more" if len(self.names) > 8 else ""
+        each = ", ".join(f"{part} {value:.3f}" for part, value in zip(self.parts, self.alone))
         return (
-            f"Ablation({self.unit}: intact {self.intact:.3f}; without {each}; without all {self.together:.3f}; "
-            f"written: {self.source}; {self.model})"
+            f"Ablation({self.unit} with {self.source}: {each}; all together {self.together:.3f}, "
+            f"intact {self.intact:.3f}; {self.model})"
         )
-
-    @property
-    def effects(self) -> np.ndarray:
-        """How far each place alone moves the metric, [n_places]."""
-        return self.alone - self.intact
-
-    @property
-    def effect_together(self) -> float:
-        return self.together - self.intact
 
 
 def ablate(
     model: GPT2,
     texts: PromptPair | str | Sequence[int],
-    places: Sequence,
-    site: str = "z",
-    *,
+    parts: Sequence,
     source: Source | str | Any = "zero",
+    *,
     metric: str | Callable | None = None,
+    positions: Sequence[int] | None = None,
+    overwrites: Sequence[Overwrite] = (),
 ) -> Ablation:
-    """Overwrite places of a text's run, each alone and all together, and read the metric.
+    """Overwrite parts of the model while it reads the clean text of a pair, or a text: each alone, then all together.
 
-    texts is a PromptPair, of which the clean text is run, or a text or token ids. places is a list of (layer, head) or
-    (layer, head, position) for the heads' z, and of (layer,) or (layer, position) for a site without heads, e.g. "mlp_out"; a
-    list of such places counts as one. source is sweep's. metric is a name of patching.METRICS or a function of the last
-    position's logits, or "loss", the mean over the text of -log p(next token) in nats; by default logit_difference for a
-    pair and the loss for a text. Raises ValueError for anything that cannot be ablated.
+    parts are names ("9.6", "mlp 5", "attn 5") or pairs (layer, head). source is what sweep takes; None is the corrupted
+    text's run. metric is a name of patching.METRICS, a function of the last position's logits, or "loss": the mean over the
+    text of -log p(next token), in nats; by default the logit difference of a pair and the loss of a text. positions are
+    those of the overwriting, all by default. overwrites are there throughout, as in sweep. Raises ValueError for parts,
+    sources, metrics or positions that are not there.
     """
-    pair = texts if isinstance(texts, PromptPair) else OneText.of(model, texts)
-    metric = metric or ("loss" if pair is not texts else "logit_difference")
-    if pair is not texts and metric != "loss" and not callable(metric):
-        raise ValueError(f'one text has no two answers to compare: metric must be "loss" or a function, got {metric!r:.60}')
-    sets = as_sets(places)
+    alone_stands = not isinstance(texts, PromptPair)
+    pair = one_text(model, texts, source, metric) if alone_stands else texts
+    metric = metric or ("loss" if alone_stands else "logit_difference")
     question = Question(
-        model, pair, site, direction="noising", source=source, places=[*sets, [place for some in sets for place in some]]
+        model, pair, "z", direction="noising", source=source, overwrites=overwrites, source_overwrites=overwrites
     )
-    if pair is not texts and question.source is not None and question.source.words == "the other run":
-        raise ValueError("one text has no other run to take vectors from: give a PromptPair, or another source")
-    plan = Plan(question, unread if metric == "loss" else metric)
-    read = (lambda logits: loss(logits, plan.base.tokens)) if metric == "loss" else lambda x: read_last(plan, x)
-    values = np.mean([[read(logits) for logits in ablated(each)] for each in plan.draws()], axis=0)
+    plan = Plan(question, unread if metric == "loss" else metric, keep=["z", "attn_out", "mlp_out"])
+    parts, read = parts_of(parts, model), loss if metric == "loss" else lambda run: value_of(plan, run)
+
+    def run(some):
+        return model.run(plan.tokens.clean, overwrites=[*overwrites, *some])
+
+    values = []
+    for draw in plan.draws():
+        written = [overwrite_of(part, plan.runs, draw.source, positions) for part in parts]
+        together = run(written)
+        values.append([*(read(run([one])) for one in written), read(together)])
+        first = together if len(values) == 1 else first
+    *alone, value = np.mean(values, axis=0)
     return Ablation(
-        names_of(question)[:-1],
-        intact=float(read(plan.base.logits)),
-        alone=values[:-1],
-        together=float(values[-1]),
-        unit="loss (nats per token)" if metric == "loss" else plan.metric.unit,
-        source=plan.source.words,
-        model=model.name,
-    )
+        tuple(map(str, parts)), np.array(alone), float(value), read(plan.base),
+        "loss (nats per token)" if metric == "loss" else plan.metric.unit, plan.source.words, model.name,
+        model.run(plan.tokens.clean, overwrites=overwrites), first, None if alone_stands else plan.tokens.answers,
+    )  # fmt: skip
 
 
-def ablated(plan):
-    """The logits [n_seq, n_vocab] after each patch of a Plan, each by itself, from the lowest layer that it writes to."""
-    for patch in plan.question.patches():
-        layer = min(place.layer for place in patch.places)
-        yield plan.model.resume(plan.base.resid_pre[layer], layer, overwrites=plan.overwrites(patch))
+def one_text(model: GPT2, text: str | Sequence[int], source: Any, metric: Any) -> PromptPair:
+    """A text as both texts of a pair; no metric may compare its answers, and no source may read its other run."""
+    if metric not in (None, "loss") and not callable(metric):
+        raise ValueError(f'a text by itself has no answers: its metric is "loss" or a function, not {metric!r:.60}')
+    if source in (None, "other run"):
+        raise ValueError("a text by itself has no other run to take vectors from: give a PromptPair, or another source")
+    tokens = model.encode(text) if isinstance(text, str) else text
+    return PromptPair.from_tokens(tokens, tokens, (0, 1))
 
 
-def read_last(plan, logits):
-    """A metric of METRICS or a user's off the last row of logits [n_seq, n_vocab]."""
-    tokens = plan.metric.tokens
-    return float(plan.metric.read(logits[-1] if tokens is None else logits[-1, list(tokens)]))
+def value_of(plan: Plan, run: Run) -> float:
+    """The plan's metric after a run."""
+    return float(plan.metric.read(plan.logits(run.resid_post[-1, -1], plan.metric.tokens)))
 
 
-def loss(logits, tokens):
-    """The mean of -log p(next token), in nats, from the logits [n_seq, n_vocab] of a text."""
-    if len(tokens) < 2:
+def loss(run: Run) -> float:
+    """The mean of -log p(next token) over a run's text, in nats."""
+    if len(run.tokens) < 2:
         raise ValueError("the loss of a text needs at least two tokens: nothing is predicted in one")
-    logits = logits[:-1].astype(np.float64)
+    logits = run.logits[:-1].astype(np.float64)
     top = logits.max(axis=-1)
     total = top + np.log(np.exp(logits - top[:, None]).sum(axis=-1))
-    return float((total - logits[np.arange(len(logits)), list(tokens[1:])]).mean())
+    return float((total - logits[np.arange(len(logits)), list(run.tokens[1:])]).mean())
 
 
 def unread(logits):
-    """The metric of a Plan whose values are read off all positions instead."""
+    """The metric of a Plan whose values are read off whole runs."""
     return 0.0

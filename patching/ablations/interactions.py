@@ -1,185 +1,189 @@
-"""Interactions of pairs: f(ab) - f(a) - f(b) + f(0), with f the metric after overwriting places.
+"""Interactions: f(ab) - f(a) - f(b) + f(0) for all pairs of parts, where f(S) is the metric with the parts of S overwritten.
 
-It is 0 where the effects of two places add up. For n places there are n (n - 1) / 2 pairs; `interactions` runs the text
-once with each place overwritten, and sweeps over its partners inside that run in one pass. A pair is swept in the run of
-its lower place, so that the pass begins where the upper one is. `interactions_one_by_one` is the definition.
+Zero means that their effects add up. Read together with f(a) and f(b) it says more: Interactions.describe.
+
+One pass for each part: the run with this part overwritten is swept over its partners, so n parts cost n passes and not
+n * n / 2 runs. What a partner writes, and how the metric is read, stays that of the intact runs.
+`interactions_one_by_one` does what the words say.
 """
 
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Any
 
 import numpy as np
 
 from minigpt2 import GPT2
+from minigpt2.overwrite import ORDER
 
-from ..metrics import check_value
 from ..plan import Plan, Question
 from ..prompts import PromptPair
+from ..sites import Place
 from ..sources import Source
-from ..sweeps import sweep_one_by_one, swept
-from .places import as_sets, check_disjoint, names_of
+from ..sweeps import swept
+from .ablate import value_of
+from .parts import overwrite_of, parts_of
 
-SEEN = 0.1  # of the largest effect: an interaction below it is not put into words
+SEEN = 0.1  # of the largest of three effects: less counts as nothing
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Interactions:
-    """values[i, j] is the metric with places i and j overwritten, values[i, i] with i alone, intact with none."""
+    """values[i, j] is f(ij) - f(i) - f(j) + f(0); symmetrical, with zeros on the diagonal."""
 
-    names: tuple  # of the places
-    values: np.ndarray  # [n_places, n_places], symmetric
-    intact: float
+    parts: tuple[str, ...]
+    together: np.ndarray  # [n_parts, n_parts]: f(ij); f(i) on the diagonal
+    none: float  # f(0), the value of the run that is patched
     unit: str
-    source: str  # what was written
+    source: str
     model: str
 
+    @property
+    def alone(self) -> np.ndarray:
+        """f(i), [n_parts]."""
+        return np.diagonal(self.together)
+
+    @property
+    def values(self) -> np.ndarray:
+        """[n_parts, n_parts]"""
+        values = self.together - (self.alone[:, None] + self.alone) + self.none
+        np.fill_diagonal(values, 0)
+        return values
+
+    def strongest(self, n: int = 10) -> list[tuple[str, str, float]]:
+        """The n pairs with the largest interaction, (part, part, value), largest first."""
+        rows, columns = np.triu_indices(len(self.parts), 1)
+        values = self.values[rows, columns]
+        order = np.argsort(-abs(values), kind="stable")[:n]
+        return [(self.parts[rows[i]], self.parts[columns[i]], float(values[i])) for i in order]
+
+    def describe(self, first: str, second: str) -> str:
+        """What one pair's four numbers say, in a sentence."""
+        i, j = self.parts.index(first), self.parts.index(second)
+        a, b, both = (float(value - self.none) for value in (self.alone[i], self.alone[j], self.together[i, j]))
+        word = kind_of_pair(a, b, both)
+        return f"{first} and {second}: {a:+.3f} and {b:+.3f} alone, {both:+.3f} together: {word}"
+
     def __repr__(self):
-        first = "; ".join(self.words(i, j) for i, j in self.strongest(3))
-        return f"Interactions({len(self.names)} places, {self.unit}, intact {self.intact:.3f}; {first}; {self.model})"
+        pairs = ", ".join(f"{a} with {b} {value:+.3f}" for a, b, value in self.strongest(3))
+        return f"Interactions({len(self.parts)} parts, {self.unit}, {self.source}; strongest: {pairs}; {self.model})"
 
-    @property
-    def effects(self) -> np.ndarray:
-        """How far each place alone moves the metric, [n_places]."""
-        return np.diagonal(self.values) - self.intact
 
-    @property
-    def matrix(self) -> np.ndarray:
-        """f(ab) - f(a) - f(b) + f(0), [n_places, n_places]; NaN on the diagonal."""
-        alone = np.diagonal(self.values)
-        matrix = self.values - (alone + alone[:, None]) + self.intact
-        np.fill_diagonal(matrix, np.nan)
-        return matrix
+def kind_of_pair(a: float, b: float, both: float) -> str:
+    """A word for what overwriting two parts does alone and together, the first that holds:
 
-    def strongest(self, n: int = 10) -> list[tuple[int, int]]:
-        """The n pairs (i, j), i < j, with the largest interactions, the largest first."""
-        rows, columns = np.triu_indices(len(self.names), 1)
-        order = np.argsort(-np.abs(self.matrix[rows, columns]), kind="stable")[:n]
-        return [(int(i), int(j)) for i, j in zip(rows[order], columns[order])]
-
-    def kind(self, i: int, j: int) -> str:
-        """What the three effects show of a pair, the first that holds.
-
-        independent  they add up, to a tenth of the largest of the three
-        redundant    together more than twice what either does alone: each does the other's work
-        opposed      alone they move the metric in opposite directions
-        backing up   together more than the sum: the one steps in where the other is gone
-        undoing      together less than the larger alone: overwriting the one undoes part of what overwriting the other does
-        serial       together as much as the larger alone: one works through the other
-        overlapping  together less than the sum and more than either
-        """
-        a, b, both = self.effects[i], self.effects[j], self.values[i, j] - self.intact
-        largest, alone = max(abs(a), abs(b), abs(both)), max(abs(a), abs(b))
-        if abs(both - a - b) <= SEEN * largest:
-            return "independent"
-        if abs(both) > 2 * alone:
-            return "redundant"
-        if a * b < 0 and min(abs(a), abs(b)) > SEEN * largest:
-            return "opposed"
-        along = both * np.sign(a if abs(a) >= abs(b) else b)  # in the direction of the larger
-        if along > abs(a + b):
-            return "backing up"
-        if along < (1 - SEEN) * alone:
-            return "undoing"
-        return "serial" if along <= (1 + SEEN) * alone else "overlapping"
-
-    def words(self, i: int, j: int) -> str:
-        """One pair in words: "9.9 and 9.6, redundant: -0.10 and -0.20 alone, -1.50 together"."""
-        a, b, both = self.effects[i], self.effects[j], self.values[i, j] - self.intact
-        alone = f"{a:+.2f} and {b:+.2f} alone, {both:+.2f} together"
-        return f"{self.names[i]} and {self.names[j]}, {self.kind(i, j)}: {alone}"
+    independent  it adds up, to a tenth of the largest of the three
+    redundant    together more than twice what either does alone: each does the other's work
+    opposed      alone they move the metric in opposite directions
+    backing up   together more than the sum: the one steps in where the other is gone
+    undoing      together less than the larger alone: overwriting the one undoes part of what overwriting the other does
+    serial       together as much as the larger alone: the one works through the other
+    overlapping  together less than the sum and more than either
+    """
+    largest, alone = max(abs(a), abs(b), abs(both)), max(abs(a), abs(b))
+    if abs(both - a - b) <= SEEN * largest:
+        return "independent"
+    if abs(both) > 2 * alone:
+        return "redundant"
+    if a * b < 0 and min(abs(a), abs(b)) > SEEN * largest:
+        return "opposed"
+    along = both if (a if abs(a) >= abs(b) else b) > 0 else -both  # in the direction of the larger
+    if along > abs(a + b):
+        return "backing up"
+    if along < (1 - SEEN) * alone:
+        return "undoing"
+    return "serial" if along <= (1 + SEEN) * alone else "overlapping"
 
 
 def interactions(
     model: GPT2,
     pair: PromptPair,
-    places: Sequence,
-    site: str = "z",
-    *,
+    parts: Sequence | None = None,
     source: Source | str | Any = "zero",
-    direction: str | None = None,
+    *,
     metric: str | Callable = "logit_difference",
+    direction: str = "noising",
     progress: Callable[[int, int], Any] | None = None,
 ) -> Interactions:
-    """The metric with every pair of places overwritten, with one pass through the model for each place.
+    """All pairs of parts (of all heads by default) at all positions, overwritten by what the source says.
 
-    places are ablate's: (layer, head), (layer, head, position), ..., or lists of them that count as one; no two may
-    overlap. source, direction and metric are sweep's; what is written into a pair is what is written into each of the two
-    by itself. progress(done, total) counts places. Raises ValueError for anything that cannot be overwritten.
+    The parts are ablate's: names ("9.6", "mlp 5", "attn 5") or pairs (layer, head), returned in ascending order; sources,
+    metrics and directions are sweep's. progress(done, total) counts parts. Raises ValueError for what is not there.
     """
-    question = checked(model, pair, places, site, source, direction)
-    plan = Plan(question, metric)
+    plan, chosen = prepared(model, pair, parts, source, metric, direction)
     plans = plan.draws()
 
     def shown(i):
         return progress and (lambda done, total: progress(i * total + done, len(plans) * total))
 
-    return found(plan, np.mean([values_of(each, shown(i)) for i, each in enumerate(plans)], axis=0))
+    return result(plan, chosen, [pairs_in_passes(each, chosen, shown(i)) for i, each in enumerate(plans)])
 
 
-def values_of(plan, progress):
-    """f(ab) of all pairs and on the diagonal f(a), [n_places, n_places], for a Plan with one draw."""
-    patches = sorted(plan.question.patches(), key=lambda patch: min(place.layer for place in patch.places))
-    values = np.empty((len(patches),) * 2)
-    for done, patch in enumerate(patches, start=1):
-        i, partners = patch.index[0], patches[done:]
-        inner = inside(plan, patch, [other.places for other in partners])
-        values[i, i] = inner.base_value
-        if partners:
-            others = [other.index[0] for other in partners]
-            values[i, others] = values[others, i] = swept(inner, False, None).values
+def pairs_in_passes(plan, parts, progress):
+    """f(ij) of all pairs, and f(i) on the diagonal, for a Plan with one draw."""
+    n_seq, n = len(plan.base.tokens), len(parts)
+    written = [overwrite_of(part, plan.runs, plan.source, range(n_seq)) for part in parts]
+    together = np.empty((n, n))
+    for i in range(n):
+        inner = inside(plan, written[i], parts[i + 1 :], written[i + 1 :])
+        together[i, i] = inner.base_value
+        if i + 1 < n:
+            together[i, i + 1 :] = together[i + 1 :, i] = swept(inner, False, None).values
         if progress:
-            progress(done, len(patches))
-    return values
+            progress(i + 1, n)
+    return together
 
 
-def inside(plan, patch, sets):
-    """The Plan of other sets of places inside the run in which a patch has been made. What they write, and how the metric is
-    read, is what it was."""
+def inside(plan, overwrite, partners, written):
+    """The Plan of a sweep over partners inside the run with one part overwritten."""
     inner, inner.question = copy.copy(plan), copy.copy(plan.question)
-    inner.question.places, inner.question.axes = sets, {"set": list(range(len(sets)))}
-    inner.question.n_patches = len(sets)
-    inner.base = plan.model.run(plan.base.tokens, ["resid_mid", "q", "k", "v", "z"], plan.overwrites(patch))
-    inner.overwrites = plan.overwrites
-    inner.base_value = float(plan.metric.read(plan.logits(inner.base.resid_post[-1, -1], plan.metric.tokens)))
-    check_value(plan.metric, inner.base_value, plan.model.dtype, lambda: f"after the patch at set {patch.index[0]}")
+    everywhere = slice(0, len(plan.base.tokens))
+    inner.question.places = tuple((Place(part.layer, part.head, everywhere),) for part in partners)
+    inner.question.axes, inner.question.n_patches = {"set": list(range(len(partners)))}, len(partners)
+    inner.base = plan.model.run(plan.base.tokens, ["resid_mid", "q", "k", "v", "z"], [overwrite])
+    inner.base_value = value_of(plan, inner.base)
+    inner.overwrites = lambda patch: [written[patch.index[0]]]
     return inner
 
 
 def interactions_one_by_one(
     model: GPT2,
     pair: PromptPair,
-    places: Sequence,
-    site: str = "z",
-    *,
+    parts: Sequence | None = None,
     source: Source | str | Any = "zero",
-    direction: str | None = None,
+    *,
     metric: str | Callable = "logit_difference",
-    progress: Callable[[int, int], Any] | None = None,
+    direction: str = "noising",
 ) -> Interactions:
-    """The same with a forward pass for each place and each pair; progress counts these."""
-    question = checked(model, pair, places, site, source, direction)
-    sets = as_sets(places)
-    pairs = [(i, i) for i in range(len(sets))] + list(combinations(range(len(sets)), 2))
-    result = sweep_one_by_one(
-        model, pair, site, source=source, direction=direction, metric=metric, progress=progress,
-        places=[sets[i] if i == j else [*sets[i], *sets[j]] for i, j in pairs],
-    )  # fmt: skip
-    values = np.empty((len(sets),) * 2)
-    for (i, j), value in zip(pairs, result.values):
-        values[i, j] = values[j, i] = value
-    return found(Plan(question, metric), values)
+    """interactions by their definition: a run for each part, and one for each pair."""
+    plan, chosen = prepared(model, pair, parts, source, metric, direction)
+    return result(plan, chosen, [pairs_in_runs(each, chosen) for each in plan.draws()])
 
 
-def checked(model, pair, places, site, source, direction):
-    question = Question(model, pair, site, source=source, direction=direction, places=as_sets(places))
-    check_disjoint(question)
-    return question
-
-
-def found(plan, values):
-    return Interactions(
-        names_of(plan.question), values, plan.base_value, plan.metric.unit, plan.source.words, plan.model.name
+def pairs_in_runs(plan, parts):
+    written = [overwrite_of(part, plan.runs, plan.source) for part in parts]
+    return np.array(
+        [
+            [value_of(plan, plan.model.run(plan.base.tokens, overwrites=[a] if a is b else [a, b])) for b in written]
+            for a in written
+        ]
     )
+
+
+def prepared(model, pair, parts, source, metric, direction):
+    """The plan, and the parts in ascending order."""
+    c = model.config
+    parts = [(layer, head) for layer in range(c.n_layer) for head in range(c.n_head)] if parts is None else parts
+    chosen = sorted(parts_of(parts, model), key=lambda part: (part.layer, ORDER.index(part.activation), part.head or 0))
+    if len(chosen) < 2:
+        raise ValueError("interactions need at least two parts")
+    question = Question(model, pair, "z", direction=direction, source=source)
+    return Plan(question, metric, keep=["attn_out", "mlp_out"]), chosen
+
+
+def result(plan, parts, of_draws):
+    return Interactions(
+        tuple(map(str, parts)), np.mean(of_draws, axis=0), plan.base_value, plan.metric.unit, plan.source.words,
+        plan.model.name,
+    )  # fmt: skip

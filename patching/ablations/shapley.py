@@ -1,89 +1,85 @@
-"""Shapley values: how much of the effect of ablating everything each group has, exactly, from all 2^n sets of groups.
+"""Exact Shapley values of groups of heads: how a metric's total change is shared out among them (Shapley 1953).
 
-A group's value is its marginal effect, averaged over all orders in which the groups can be ablated one after the other. It
-is the only division of the whole effect that adds up to it, treats equal groups equally and gives nothing to a group
-that changes nothing (Shapley 1953, "A value for n-person games").
+A group's value is its average contribution over all orders in which the groups could be overwritten one after the other;
+with n groups that needs the 2^n sets of them, each a set of places of one sweep. The values sum to the change with all groups
+overwritten.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import factorial
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 
 from minigpt2 import GPT2
 
-from ..plan import Question
 from ..prompts import PromptPair
 from ..sources import Source
 from ..sweeps import sweep
-from .places import as_sets, check_disjoint, names_of
+from .parts import parts_of
 
-MOST = 10  # groups: 1,024 runs
+MOST = 10  # groups: 1,024 sets
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Shapley:
-    """values sum to the metric with all groups overwritten minus that with none."""
+    """values[i] is group i's share of all_groups - none."""
 
-    names: tuple
+    groups: tuple[str, ...]
     values: np.ndarray  # [n_groups]
-    metric: np.ndarray  # [2^n_groups]: the metric with a set of groups overwritten, group i if bit i of the index is 1
+    of_sets: dict[tuple[str, ...], float]  # the metric with exactly these groups overwritten
+    none: float
     unit: str
-    source: str  # what was written
+    source: str
     model: str
 
+    @property
+    def all_groups(self) -> float:
+        return self.of_sets[self.groups]
+
     def __repr__(self):
-        each = ", ".join(f"{name} {value:+.3f}" for name, value in zip(self.names, self.values))
-        ends = f"from {self.metric[0]:.3f} to {self.metric[-1]:.3f}"
-        return f"Shapley({self.unit} {ends}: {each}; written: {self.source}; {self.model})"
+        shares = ", ".join(f"{name} {value:+.3f}" for name, value in zip(self.groups, self.values))
+        return f"Shapley({self.unit} from {self.none:.3f} to {self.all_groups:.3f}: {shares}; {self.model})"
 
 
 def shapley(
     model: GPT2,
     pair: PromptPair,
-    groups: Sequence | Mapping,
-    site: str = "z",
-    *,
+    groups: Mapping[str, Sequence],
     source: Source | str | Any = "zero",
-    direction: str | None = None,
+    *,
     metric: str | Callable = "logit_difference",
+    direction: str = "noising",
     progress: Callable[[int, int], Any] | None = None,
 ) -> Shapley:
-    """The Shapley values of up to ten groups of places, for the metric after overwriting them.
+    """Share a metric's change out among up to ten groups of heads, {"name": ["9.6", (9, 9)], ...}, no head in two of them.
 
-    groups are ablate's places: a list of places and of lists of places, or {name: list of places}; no two may overlap. All
-    sets of them are patched in one sweep, with its source, direction and metric. Raises ValueError for anything else.
+    Sources, metrics and directions are sweep's. Raises ValueError for groups that cannot be.
     """
-    names = tuple(map(str, groups)) if isinstance(groups, Mapping) else None
-    sets = as_sets(list(groups.values()) if names else groups)
-    if len(sets) > MOST:
-        raise ValueError(f"{len(sets)} groups have {2 ** len(sets):,} sets: exact Shapley values take at most {MOST} groups")
-    question = Question(model, pair, site, source=source, direction=direction, places=sets)
-    check_disjoint(question)
-    unions = [[place for i in members(bits, len(sets)) for place in sets[i]] for bits in range(1, 2 ** len(sets))]
-    result = sweep(
-        model, pair, site, source=source, direction=direction, metric=metric, places=unions, progress=progress
-    )
-    values = np.array([result.base_value, *result.values], float)
-    return Shapley(
-        names or names_of(question), divided(values), values, result.unit, result.source, model.name
-    )
+    if not isinstance(groups, Mapping) or not 1 <= len(groups) <= MOST:
+        got = len(groups) if isinstance(groups, Mapping) else type(groups).__name__
+        raise ValueError(f"groups must be 1 to {MOST} lists of heads by name, got {got}")
+    names = tuple(map(str, groups))
+    places = {name: [(part.layer, part.head) for part in parts_of(groups[name], model)] for name in groups}
+    parts_of([place for some in places.values() for place in some], model)  # no head twice
+    sets = [some for n in range(1, len(names) + 1) for some in combinations(names, n)]
+    joined = [[place for name in some for place in places[name]] for some in sets]
+    swept = sweep(
+        model, pair, "z", places=joined, source=source, metric=metric, direction=direction, progress=progress
+    )  # fmt: skip
+    of_sets = {(): float(swept.base_value)} | dict(zip(sets, swept.values.tolist()))
+    values = np.array([shapley_value(name, names, of_sets) for name in names])
+    return Shapley(names, values, of_sets, of_sets[()], swept.unit, swept.source, model.name)
 
 
-def members(bits, n):
-    return [i for i in range(n) if bits >> i & 1]
-
-
-def divided(metric):
-    """The Shapley values [n] from the metric of every set, [2^n]."""
-    n = len(metric).bit_length() - 1
-    values = np.zeros(n)
-    for bits in range(len(metric)):
-        size = bits.bit_count()
-        for i in range(n):
-            if not bits >> i & 1:
-                share = factorial(size) * factorial(n - size - 1) / factorial(n)
-                values[i] += share * (metric[bits | 1 << i] - metric[bits])
-    return values
+def shapley_value(name, names, of_sets):
+    """The mean over all orders: a set of k others comes before `name` in k! (n - k - 1)! of the n! orders."""
+    others, n, total = [other for other in names if other != name], len(names), 0.0
+    for k in range(n):
+        weight = math.factorial(k) * math.factorial(n - k - 1) / math.factorial(n)
+        for some in combinations(others, k):
+            joined = tuple(each for each in names if each in some or each == name)
+            total += weight * (of_sets[joined] - of_sets[some])
+    return total

@@ -168,13 +168,12 @@ def heading(results, note=""):
     r, same = results[0], len(runs_of(results)) == 1
     what = "Attribution" if all(r.method == "attribution" for r in results) else "Activation patching"
     sites, models = (dict.fromkeys(getattr(r, name) for r in results) for name in ("site", "model"))
-    way = f"{r.target} vectors written into the {r.base} run"
     blend = f" (alpha {r.alpha:g})" if r.alpha != 1 else ""
     gloss = f" ({SITES[r.site].words.format('each')})" if len(sites) == 1 else ""
     gloss += "" if any("position" in each.axes for each in results) else ", all positions at once"
     lines = [
         f"{what} of {', '.join(sites)}{gloss}",
-        f"{', '.join(map(known_as, models))}, {r.direction}: {way}{blend}",
+        f"{', '.join(map(known_as, models))}, {r.direction}: {r.way}{blend}",
         f"clean {r.clean_value:.2f}, corrupted {r.corrupted_value:.2f}" if same else "",
         note,
         *(f"shown: {words}" for words in dict.fromkeys(map(cut_words, results)) if words),
