@@ -35,6 +35,7 @@ benchmarks: .venv/ready-reference
 	$(BIN)/python benchmarks/backward.py
 	$(BIN)/python benchmarks/generation.py
 	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/edges.py
 
 # What README.md and docs/ show; figures/README.md says which command makes which picture
 figures: .venv/ready
@@ -46,6 +47,7 @@ figures: .venv/ready
 	$(BIN)/python -m minigpt2 --model bundled "Michelle Jones was a top-notch student. Michelle" \
 		--pattern 4 2 figures/surname_pattern_4.2_bundled.png
 	$(BIN)/python examples/published_map.py
+	$(BIN)/python examples/forward_pass_pictures.py
 
 # What the blocks of docs/ print, written anew; read the prose around them afterwards
 docs: .venv/ready-test

@@ -11,20 +11,17 @@ and nothing else.
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import seeded
 from sweep import ANSWERS, memory, random_pair, reset_peak
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from minigpt2 import GPT2  # noqa: E402
-from patching import PromptPair  # noqa: E402
-from patching.circuits import path_patch  # noqa: E402
-from patching.circuits.edges import BUDGET, edges_of_part  # noqa: E402
-from patching.circuits.nodes import edge_mask  # noqa: E402
-from patching.circuits.setting import Setting  # noqa: E402
+from minigpt2 import GPT2
+from patching import PromptPair
+from patching.circuits import path_patch
+from patching.circuits.edges import BUDGET, edges_of_part
+from patching.circuits.nodes import edge_mask
+from patching.circuits.setting import Setting
 
 PAIR = PromptPair.from_tokens(seeded.PROMPT, seeded.CORRUPTED, ANSWERS)
 

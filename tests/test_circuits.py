@@ -37,7 +37,7 @@ def four_steps(model, pair, sender, receivers, through, positions=None, directio
     """The definition, one run of the model a step: returns the metric."""
     clean, corrupted = (model.run(text) for text in pair.ids)
     base, other = (clean, corrupted) if direction == "noising" else (corrupted, clean)
-    c, n_seq, where = model.config, len(base.tokens), range(len(base.tokens)) if positions is None else positions
+    c, where = model.config, range(len(base.tokens)) if positions is None else positions
     z, mlp_out, embedded = base.z.copy(), base.mlp_out.copy(), base.resid_pre[0].copy()
     for p in where:
         if sender.kind == "head":

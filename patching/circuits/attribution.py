@@ -66,6 +66,11 @@ def scores(setting, fractions):
     for fraction in fractions:
         for first_column, gradients in reader_gradients(run_between(setting, fraction)):
             add_products(found, differences, setting.first, first_column, gradients)
+    if not np.isfinite(found[edge_mask(c)]).all():
+        raise FloatingPointError(
+            f"the estimates overflowed {setting.model.dtype}: alpha, the metric's slope or the weights are too large; try "
+            "dtype=np.float64"
+        )
     return found / len(fractions)
 
 

@@ -98,16 +98,30 @@ def summary(setting):
 def edges_of_part(setting, layer, values, progress=None):
     """Fill values [n_writers, n_readers of this layer], which hold the base value already."""
     done = 0
-    for batch in in_batches(arrivals(setting, layer), setting.n_seq, setting.model):
-        with quiet():  # one_pass reports what overflows
-            members, rows = one_pass(setting.model, setting.base, batch)
-        for at in range(0, len(members), 128):  # a metric may read the whole vocabulary
-            found = setting.read(rows[at : at + 128])
-            for member, value in zip(members[at : at + 128], found):
-                values[member.patch] = value
+    for batch in quietly(in_batches(arrivals(setting, layer), setting.n_seq, setting.model)):
+        carry(setting, batch, values)
         done += len(batch)
         if progress:
             progress(done)
+
+
+def carry(setting, batch, values):
+    """One pass with a batch of arrivals; each one's value is entered at its place."""
+    with quiet():  # one_pass reports what overflows
+        members, rows = one_pass(setting.model, setting.base, batch)
+    for at in range(0, len(members), 128):  # a metric may read the whole vocabulary
+        for member, value in zip(members[at : at + 128], setting.read(rows[at : at + 128])):
+            values[member.patch] = value
+
+
+def quietly(made):
+    """The same, each made without NumPy's warnings: the pass reports what overflows."""
+    while True:
+        with quiet():
+            one = next(made, None)
+        if one is None:
+            return
+        yield one
 
 
 def in_batches(some, n_seq, model):

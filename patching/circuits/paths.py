@@ -15,9 +15,9 @@ from minigpt2 import model as m
 from minigpt2.checks import indices, quiet
 from minigpt2.overwrite import Overwrite, as_writes
 
-from ..one_pass import arrival_of, one_pass
+from ..one_pass import arrival_of
 from ..prompts import PromptPair
-from .edges import BUDGET, in_batches, summary
+from .edges import BUDGET, carry, in_batches, summary
 from .nodes import reader_named, writer_named, writers
 from .result import EdgeResult, Moments, result_of
 from .setting import Setting, as_direction, as_metrics, as_pairs
@@ -179,8 +179,4 @@ def second_pass(setting, noted, values):
                     yield arrival
 
     for batch in in_batches(all_arrivals(), setting.n_seq, setting.model):
-        with quiet():
-            members, rows = one_pass(setting.model, setting.base, batch)
-        for at in range(0, len(members), 128):
-            for member, value in zip(members[at : at + 128], setting.read(rows[at : at + 128])):
-                values[member.patch] = value
+        carry(setting, batch, values)
