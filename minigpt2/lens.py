@@ -158,11 +158,7 @@ def direct_logit_attribution(run: Run, plus: int | str, minus: int | str, positi
     position %= n_seq
 
     resid = run.resid_post[-1, position]
-    direction = weights.wte[plus] - weights.wte[minus]  # [n_embd]
-    s = np.sqrt(resid.var() + c.layer_norm_epsilon)
-    reads = weights.ln_f.weight * direction
-    reads = (reads - reads.mean()) / s  # taking the mean off x, or off what reads x, is the same
-
+    reads, direction = answer_direction(run, plus, minus, position), weights.wte[plus] - weights.wte[minus]
     heads = np.stack([head_terms(run, layer, position, reads) for layer in range(c.n_layer)])
     attn_bias = np.array([h.attn.c_proj.bias @ reads for h in weights.h])
     total = m.layer_norm(resid, weights.ln_f.weight, weights.ln_f.bias, c.layer_norm_epsilon) @ direction
@@ -176,6 +172,14 @@ def direct_logit_attribution(run: Run, plus: int | str, minus: int | str, positi
         ln_f_bias=float(weights.ln_f.bias @ direction),
         overwritten=float(written_over(run, position) @ reads),
     )  # fmt: skip
+
+
+def answer_direction(run, plus, minus, position):
+    """What the logit difference reads off the stream at a position, the final layer norm's own scale included, [n_embd]."""
+    resid, (wte, ln_f) = run.resid_post[-1, position], (run.model.weights.wte, run.model.weights.ln_f)
+    s = np.sqrt(resid.var() + run.model.config.layer_norm_epsilon)
+    reads = ln_f.weight * (wte[plus] - wte[minus])
+    return (reads - reads.mean()) / s  # taking the mean off x, or off what reads x, is the same
 
 
 def head_terms(run, layer, position, reads):

@@ -75,10 +75,12 @@ def load_subject(name, facts):
 
 def checks():
     """The function for each kind."""
+    from patching.verify.ablations import check_backup_heads, check_head_ablation
     from patching.verify.circuits import check_circuits
     from patching.verify.matrices import check_patching  # above this package; see the module's docstring
 
-    own = {"patching": check_patching, "circuits": check_circuits}
+    own = {"head_ablation": check_head_ablation, "backup_heads": check_backup_heads}
+    own |= {"patching": check_patching, "circuits": check_circuits}
     return {kind: own.get(kind) or getattr(c, f"check_{kind}") for kind in f.KINDS}
 
 
