@@ -74,11 +74,11 @@ def kind_of_pair(a: float, b: float, both: float) -> str:
     """A word for what overwriting two parts does alone and together, the first that holds:
 
     independent  it adds up, to a tenth of the largest of the three
-    redundant    together more than twice what either does alone: each does the other's work
+    redundant    together more than twice what either does alone, as if each did the other's work
     opposed      alone they move the metric in opposite directions
-    backing up   together more than the sum: the one steps in where the other is gone
+    backing up   together more than the sum, as if the one stepped in where the other is gone
     undoing      together less than the larger alone: overwriting the one undoes part of what overwriting the other does
-    serial       together as much as the larger alone: the one works through the other
+    serial       together as much as the larger alone, as if the one worked through the other
     overlapping  together less than the sum and more than either
     """
     largest, alone = max(abs(a), abs(b), abs(both)), max(abs(a), abs(b))
