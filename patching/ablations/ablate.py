@@ -84,12 +84,12 @@ def ablate(
     def run(some):
         return model.run(plan.tokens.clean, overwrites=[*overwrites, *some])
 
-    values = []
+    values, first = [], None
     for draw in plan.draws():
         written = [overwrite_of(part, plan.runs, draw.source, positions) for part in parts]
         together = run(written)
         values.append([*(read(run([one])) for one in written), read(together)])
-        first = together if len(values) == 1 else first
+        first = first or together  # of several draws
     *alone, value = np.mean(values, axis=0)
     return Ablation(
         tuple(map(str, parts)), np.array(alone), float(value), read(plan.base),
