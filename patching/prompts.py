@@ -84,8 +84,7 @@ class PromptPair:
                 f"reword one of them.\n{aligned(model, clean, corrupted)}"
             )
         answers = [some[0] for some in answers or self.answer_sets(model)]
-        clean_answer, corrupted_answer = map(int, answers)
-        tokens = PairTokens(tuple(map(int, clean)), tuple(map(int, corrupted)), (clean_answer, corrupted_answer))
+        tokens = PairTokens(tuple(map(int, clean)), tuple(map(int, corrupted)), (int(answers[0]), int(answers[1])))
         if not (tokens.differing or may_be_equal):
             raise ValueError("clean and corrupted are the same tokens, so there is nothing to patch; change a token")
         return tokens
