@@ -38,11 +38,8 @@ def test_the_surname_heads_are_needed_together(tmp_path):
 
 def test_zero_has_two_conventions_and_a_mean_is_another_thing(tmp_path):
     lines = printed("zero_ablation.py", tmp_path).splitlines()
-    assert [line.split(":")[0] for line in lines[::2]] == [
-        "zero",
-        "TransformerLens's zero",
-        "the mean of 16 other texts",
-    ]
+    zero, folded, mean = [line.split(":")[0] for line in lines[::2]]
+    assert (zero, folded) == ("zero", "TransformerLens's zero") and re.fullmatch(r"the mean of \d+ other texts", mean)
     assert len(set(lines[1::2])) == 3
 
 
