@@ -38,7 +38,7 @@ def test_the_surname_heads_are_needed_together(tmp_path):
 
 def test_zero_has_two_conventions_and_a_mean_is_another_thing(tmp_path):
     lines = printed("zero_ablation.py", tmp_path).splitlines()
-    assert [line.split(":")[0] for line in lines[::2]] == ["zero", "TransformerLens's zero", "the mean of 16 other texts"]
+    assert [line.split(":")[0] for line in lines[::2]] == ["zero", "TransformerLens's zero", "the mean of 12 other texts"]
     assert len(set(lines[1::2])) == 3
 
 
