@@ -90,13 +90,20 @@ def difference(logits):
     return logits[ANSWERS[1]] - logits[ANSWERS[0]]
 
 
-def transformer_lens(hf):
-    import torch
-    from transformer_lens import patching
+def bridge(hf):
+    """The same weights in TransformerLens."""
     from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
 
     lens = build_bridge_from_module(hf, "GPT2LMHeadModel", hf_config=hf.config).eval()
     lens.enable_compatibility_mode(no_processing=True, disable_warnings=True)
+    return lens
+
+
+def transformer_lens(hf):
+    import torch
+    from transformer_lens import patching
+
+    lens = bridge(hf)
     clean, corrupted = torch.tensor([seeded.PROMPT]), torch.tensor([seeded.CORRUPTED])
 
     def matrix():
@@ -154,11 +161,14 @@ def gigaflops(counts, n_embd=768):
     return sum(2 * n_embd**2 * (3 * attention + out + 8 * mlp) for attention, out, mlp in counts) / 1e9
 
 
-def floor(model):
-    """A function that does nothing but multiply by the model's weight matrices, in the shapes that the example's sweep
+N_SEQ = len(seeded.PROMPT)
+
+
+def floor(model, n_seq=N_SEQ, counts=None):
+    """A function that does nothing but multiply by the model's weight matrices, in the shapes that a sweep (the example's)
     cannot avoid: the two base runs, then each layer's rows of all patches."""
-    n_embd, base = model.config.n_embd, 2 * len(seeded.PROMPT)
-    counts = row_counts(len(seeded.PROMPT), first_difference=1)
+    n_embd, base = model.config.n_embd, 2 * n_seq
+    counts = counts or row_counts(n_seq, first_difference=1)
     most = max(max(layer) for layer in counts)
     x = np.random.default_rng(0).standard_normal((most, 4 * n_embd), dtype=np.float32)
     out = np.empty(most * 4 * n_embd, np.float32)

@@ -15,7 +15,7 @@ import numpy as np
 
 from . import model as m
 from .checks import check_batch, check_finite, check_resumed, check_tokens, quiet
-from .memory import keep_freed_memory, room_for
+from .memory import keep_freed_memory
 from .overwrite import Overwrite, at_resid_post, check_ahead, overwritten_block, prepare, put
 from .shapes import check_config, check_weights
 
@@ -139,8 +139,9 @@ class GPT2:
         """
         c, tokens = self.config, check_batch(texts, self.config, self.name)  # [n_texts, n_seq]
         writes, names = prepare(overwrites, self, tokens.shape[1]), kept_names(keep)
-        kept = room_for(names, c, tokens.shape, self.dtype)
-        stream = kept.pop("stream")  # [n_layer + 1, n_texts, n_seq, n_embd]
+        n_texts, n_seq = tokens.shape
+        stream = np.empty((c.n_layer + 1, n_texts, n_seq, c.n_embd), self.dtype)
+        kept = {name: np.empty((c.n_layer, n_texts, *shape_of(name, c, n_seq)), self.dtype) for name in names}
         stream[0] = m.embed(tokens, self.weights.wte, self.weights.wpe)
         for layer, h in enumerate(self.weights.h):
             with quiet():
@@ -211,6 +212,12 @@ def kept_names(keep):
     return [name for name in ACTIVATIONS if name in keep and name not in ("resid_pre", "resid_post")]
 
 
+def shape_of(name, config, n_seq):
+    """The shape of one layer of an activation, of one text."""
+    by_head = name in ("q", "k", "v", "z")
+    return (config.n_head, n_seq, config.d_head) if by_head else (n_seq, config.n_embd)
+
+
 class Kept:
     """An activation of a Run: its array, or the sentence that says why it is not there."""
 
@@ -231,8 +238,8 @@ class Kept:
 class Run:
     """What a model computed for one text. All arrays are read-only; copy one to edit it.
 
-    Names are TransformerLens's; resid_post[layer] is resid_pre[layer + 1], in the same memory. All arrays of a run share
-    one block of it, so a vector kept from each of many runs keeps them all: keep a copy.
+    Names are TransformerLens's; resid_post[layer] is resid_pre[layer + 1], in the same memory. A vector taken from a
+    run is a view that keeps the whole array it is of: of many runs, keep copies.
     """
 
     model: GPT2

@@ -16,11 +16,11 @@ from minigpt2.backward import layer_gradients
 from minigpt2.checks import quiet
 from minigpt2.overwrite import Overwrite
 
-from .plan import Plan, Question
+from .plan import Question
 from .prompts import PromptPair
 from .result import Result
 from .sources import Source
-from .sweeps import over_draws
+from .sweeps import by_metric, over_draws, plans_for
 
 
 def attribute(
@@ -29,7 +29,7 @@ def attribute(
     site: str = "resid_post",
     *,
     direction: str | None = None,
-    metric: str | Callable = "logit_difference",
+    metric: str | Callable | Sequence[str | Callable] = "logit_difference",
     alpha: float = 1.0,
     source: Source | str | Any = None,
     layers: Sequence[int] | None = None,
@@ -39,7 +39,7 @@ def attribute(
     places: Sequence[Sequence[tuple]] | None = None,
     overwrites: Sequence[Overwrite] = (),
     source_overwrites: Sequence[Overwrite] | None = None,
-) -> Result:
+) -> Result | dict[str, Result]:
     """Estimate the same sweep to first order: value of the base run + alpha (source - base) . gradient.
 
     Takes the arguments of sweep and returns its Result, with method="attribution". Raises ValueError for a metric whose
@@ -49,7 +49,8 @@ def attribute(
         model, pair, site, direction=direction, alpha=alpha, source=source, layers=layers, heads=heads,
         positions=positions, window=window, places=places, overwrites=overwrites, source_overwrites=source_overwrites,
     )  # fmt: skip
-    return over_draws(Plan(question, metric), lambda plan, _: estimated(plan))
+    plans = plans_for(question, metric)
+    return by_metric(metric, plans, over_draws(plans, lambda plans, _: [estimated(plan) for plan in plans]))
 
 
 def estimated(plan):

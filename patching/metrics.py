@@ -36,20 +36,22 @@ class Metric:
 class Contrast(NamedTuple):
     """What a metric is made for."""
 
-    answers: tuple  # ids: (clean answer, corrupted answer)
-    labels: tuple  # theirs, visible
+    answers: tuple  # ids: (clean answers, corrupted answers), each a tuple of one or more
+    labels: tuple  # theirs, visible: one for each side
     last_logits: Callable  # (token ids, or None for all) -> the last position's logits of both runs, [2, n]
 
 
 def logit_difference(contrast):
-    """logit(corrupted answer) - logit(clean answer): positive where the corrupted answer wins. A constant added to all
-    logits (which a softmax would not see either) does not change it."""
-    return Metric(
-        f"logit({contrast.labels[1]}) - logit({contrast.labels[0]})",
-        read=lambda logits: logits[..., 0] - logits[..., 1],
-        slope=lambda logits: np.array([1.0, -1.0]),
-        tokens=(contrast.answers[1], contrast.answers[0]),
-    )
+    """logit(corrupted answer) - logit(clean answer), of a set of answers the mean over it: positive where the corrupted
+    answer wins. A constant added to all logits (which a softmax would not see either) does not change it."""
+    clean, corrupted = contrast.answers
+    n, weights = len(corrupted), [1 / len(corrupted)] * len(corrupted) + [-1 / len(clean)] * len(clean)
+    if len(clean) == n == 1:
+        read = lambda logits: logits[..., 0] - logits[..., 1]  # noqa: E731
+    else:
+        read = lambda logits: logits[..., :n].mean(axis=-1) - logits[..., n:].mean(axis=-1)  # noqa: E731
+    unit = f"logit({contrast.labels[1]}) - logit({contrast.labels[0]})"
+    return Metric(unit, read, slope=lambda logits: np.array(weights), tokens=(*corrupted, *clean))
 
 
 def normalised(contrast):
@@ -71,33 +73,70 @@ def normalised(contrast):
 
 
 def probability(contrast, which):
-    """softmax(logits)[answer]; its slope is p_answer (one-hot - p)."""
-    answer = contrast.answers[which]
+    """softmax(logits)[answer], of a set of answers the sum over it; its slope is p_answer (one-hot - p)."""
+    answers = list(contrast.answers[which])
 
     def slope(logits):
         p = m.softmax(logits)
-        return p[answer] * (one_hot(logits, answer) - p)
+        inside = np.zeros_like(p)
+        inside[answers] = p[answers]
+        return inside - p[answers].sum() * p
 
-    return Metric(f"p({contrast.labels[which]})", lambda logits: m.softmax(logits)[..., answer], slope)
+    return Metric(f"p({contrast.labels[which]})", lambda logits: total(m.softmax(logits), answers), slope)
 
 
-def log_probability(contrast, which):
-    """log softmax(logits)[answer], in nats; its slope is one-hot - p."""
-    answer = contrast.answers[which]
-
-    def read(logits):
-        top = logits.max(axis=-1)
-        return logits[..., answer] - top - np.log(np.exp(logits - top[..., None]).sum(axis=-1))
-
+def probability_difference(contrast):
+    """p(corrupted answers) - p(clean answers), each summed over its set (Hanna et al. 2023, with the other sign)."""
+    clean, corrupted = (probability(contrast, which) for which in (0, 1))
     return Metric(
-        f"log p({contrast.labels[which]})", read, slope=lambda logits: one_hot(logits, answer) - m.softmax(logits)
+        f"{corrupted.unit} - {clean.unit}",
+        read=lambda logits: corrupted.read(logits) - clean.read(logits),
+        slope=lambda logits: corrupted.slope(logits) - clean.slope(logits),
     )
 
 
-def one_hot(logits, answer):
-    v = np.zeros_like(logits)
-    v[..., answer] = 1
-    return v
+def log_probability(contrast, which):
+    """log softmax(logits)[answer], in nats; its slope is one-hot - p. Of a set of answers, the log of their sum."""
+    answers = list(contrast.answers[which])
+
+    def read(logits):
+        top = logits.max(axis=-1)
+        return log_total(logits, answers) - top - np.log(np.exp(logits - top[..., None]).sum(axis=-1))
+
+    def slope(logits):
+        inside = np.zeros_like(logits)
+        inside[answers] = m.softmax(logits[answers])
+        return inside - m.softmax(logits)
+
+    return Metric(f"log p({contrast.labels[which]})", read, slope)
+
+
+def kl_divergence(contrast):
+    """KL(clean run || this run) of the next token's distributions, in nats, from the unpatched clean run: 0 for the clean
+    run itself. Its slope is q - p, with p of the clean run and q of this one."""
+    log_p = log_softmax(contrast.last_logits(None)[0])
+    p = np.exp(log_p)
+    return Metric(
+        "KL from the clean run (nats)",
+        read=lambda logits: (p * (log_p - log_softmax(logits))).sum(axis=-1),
+        slope=lambda logits: m.softmax(logits) - p,
+    )
+
+
+def total(p, answers):
+    return p[..., answers[0]] if len(answers) == 1 else p[..., answers].sum(axis=-1)
+
+
+def log_total(logits, answers):
+    if len(answers) == 1:
+        return logits[..., answers[0]]
+    top = logits[..., answers].max(axis=-1)
+    return top + np.log(np.exp(logits[..., answers] - top[..., None]).sum(axis=-1))
+
+
+def log_softmax(logits):
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
 class Entry(NamedTuple):
@@ -112,8 +151,12 @@ METRICS = {
     "normalised": Entry(normalised, "the same; 0 is the corrupted run, 1 the clean run"),
     "clean_probability": Entry(partial(probability, which=0), "probability of the clean answer", bounded=True),
     "corrupted_probability": Entry(partial(probability, which=1), "probability of the corrupted answer", bounded=True),
+    "probability_difference": Entry(
+        probability_difference, "p(corrupted answers) - p(clean answers), of one answer each or of sets", compares=True
+    ),
     "clean_log_probability": Entry(partial(log_probability, which=0), "log probability of the clean answer (nats)"),
     "corrupted_log_probability": Entry(partial(log_probability, which=1), "log probability of the corrupted answer"),
+    "kl_divergence": Entry(kl_divergence, "KL divergence from the unpatched clean run (nats)"),
 }
 
 
@@ -125,7 +168,7 @@ def make(metric, answers, labels, last_logits):
         raise ValueError(
             f"unknown metric {metric!r:.60}; choose from {', '.join(METRICS)}, or give a function of the logits"
         )
-    return replace(METRICS[metric].make(Contrast(tuple(answers), tuple(labels), last_logits)), name=metric)
+    return replace(METRICS[metric].make(Contrast(answers, labels, last_logits)), name=metric)
 
 
 def is_bounded(name):

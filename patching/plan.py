@@ -50,7 +50,7 @@ class Question:
             )
         self.model, self.site_name, self.site = model, site, SITES[site]
         self.direction, self.alpha = direction, float(alpha)
-        self.tokens = pair.tokens(model, may_be_equal=source_overwrites is not None)
+        self.pair, self.tokens = pair, pair.tokens(model, may_be_equal=source_overwrites is not None)
         self.n_seq = len(self.tokens.clean)
         self.source = make_source(source, model, direction)
         self.overwrites = overwrites
@@ -143,20 +143,32 @@ class Plan:
     def __init__(self, question, metric="logit_difference", keep=()):
         self.question, self.model, self.tokens = question, question.model, question.tokens
         self.keep = list(keep)
-        denoising, model = question.direction == "denoising", self.model
+        denoising = question.direction == "denoising"
         clean, corrupted = self._runs(("source", "base") if denoising else ("base", "source"))
         self.runs = Runs(corrupted, clean) if denoising else Runs(clean, corrupted)
         self.base = self.runs.base
         self.source = question.source or other_run()
         same = question.source is None and question.source_overwrites is question.overwrites
         self.first_change = self.tokens.first_difference if same else 0  # before it both runs are the same
+        self.read_by(metric)
+
+    def read_by(self, metric):
+        """Read another metric off the same runs, in place."""
+        first, second = self.runs.base, self.runs.target
+        clean, corrupted = (second, first) if self.question.direction == "denoising" else (first, second)
         ends = np.stack([clean.resid_post[-1, -1], corrupted.resid_post[-1, -1]])  # [2, n_embd]
-        labels = model.labels(self.tokens.answers)
-        self.metric = metrics.make(metric, self.tokens.answers, labels, lambda tokens: self.logits(ends, tokens))
+        sets = self.question.pair.answer_sets(self.model)
+        self.answer_labels = tuple(set_label(self.model, some) for some in sets)
+        self.metric = metrics.make(metric, sets, self.answer_labels, lambda tokens: self.logits(ends, tokens))
         self.clean_value, self.corrupted_value = map(float, self.metric.read(self.logits(ends, self.metric.tokens)))
         for run, value in (("clean", self.clean_value), ("corrupted", self.corrupted_value)):
-            metrics.check_value(self.metric, value, model.dtype, lambda: f"on the {run} run")
-        self.base_value = self.corrupted_value if denoising else self.clean_value
+            metrics.check_value(self.metric, value, self.model.dtype, lambda: f"on the {run} run")
+        self.base_value = self.corrupted_value if self.question.direction == "denoising" else self.clean_value
+        return self
+
+    def reading(self, metric):
+        """This plan, reading another metric."""
+        return copy.copy(self).read_by(metric)
 
     def _runs(self, roles):
         """The runs of the clean and of the corrupted text, which are "base" or "source"."""
@@ -234,7 +246,7 @@ class Plan:
             tokens=self.tokens,
             clean_labels=tuple(self.model.labels(self.tokens.clean)),
             corrupted_labels=tuple(self.model.labels(self.tokens.corrupted)),
-            answer_labels=tuple(self.model.labels(self.tokens.answers)),
+            answer_labels=self.answer_labels,
             model=self.model.name,
             revision=self.model.revision,
             method=method,
@@ -260,6 +272,12 @@ def blended(old, new, positions, alpha):
     """(1 - alpha) old + alpha new at some positions; new [n_seq, size], or the same vector or number for all."""
     new = new[positions] if new.ndim == 2 and len(new) == len(old) else new
     return (1 - alpha) * old[positions] + alpha * new  # [n_positions, size]
+
+
+def set_label(model, answers):
+    """ "␣Jones", or of several answers "33 and 66 others"."""
+    (label,), n = model.labels(answers[:1]), len(answers) - 1
+    return f"{label} and {n} other{'s' * (n > 1)}" if n else label
 
 
 def rows(position, n_seq):

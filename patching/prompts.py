@@ -14,9 +14,10 @@ from minigpt2.terminal import fit, width
 class PromptPair:
     """A clean and a corrupted text, and the next token that each makes likely.
 
-    answers are (clean answer, corrupted answer), each one token; a leading space is part of it: " Jones". bos puts
-    the vocabulary's BOS, in GPT-2 <|endoftext|>, before both texts, unless its files put it there already; an
-    answer gets neither BOS nor space. Nothing is tokenised until there is a model: see `tokens`.
+    answers are (clean answer, corrupted answer), each one token, or a tuple of such answers, of which any will do; a
+    leading space is part of it: " Jones". bos puts the vocabulary's BOS, in GPT-2 <|endoftext|>, before both texts, unless
+    its files put it there already; an answer gets neither BOS nor space. Nothing is tokenised until there is a model: see
+    `tokens`.
     """
 
     clean: str
@@ -38,12 +39,32 @@ class PromptPair:
         if not isinstance(self.answers, (tuple, list)) or len(self.answers) != 2:
             got = len(self.answers) if isinstance(self.answers, (tuple, list)) else type(self.answers).__name__
             raise ValueError(f"answers must be two, (clean answer, corrupted answer), got {got}")
-        if self.ids is None and not all(isinstance(text, str) for text in (self.clean, self.corrupted, *self.answers)):
+        if not all(map(len, self.sets)):
+            raise ValueError("answers must be two, (clean answer, corrupted answer), and one of them is an empty set")
+        if self.ids is None and not all(
+            isinstance(text, str) for text in (self.clean, self.corrupted, *self.sets[0], *self.sets[1])
+        ):
             raise ValueError("PromptPair takes texts and texts as answers; PromptPair.from_tokens takes token ids")
 
     def __repr__(self) -> str:
         clean, corrupted = self.ids or (self.clean, self.corrupted)
         return f"PromptPair({clean!r} -> {self.answers[0]!r}, {corrupted!r} -> {self.answers[1]!r})"
+
+    @property
+    def sets(self):
+        """The answers of each side, (clean answers, corrupted answers): one each, or several of which any will do."""
+        return tuple(tuple(some) if isinstance(some, (tuple, list)) else (some,) for some in self.answers)
+
+    def answer_sets(self, model):
+        """The token ids of `sets`, or a ValueError."""
+        one = model.tokenizer.single_token if self.ids is None else lambda token: token
+        sets = tuple(tuple(int(model.check_tokens([one(answer)])[0]) for answer in some) for some in self.sets)
+        if both := set(sets[0]) & set(sets[1]):
+            raise ValueError(f"both answers are token {min(both)}: the metric compares two different tokens")
+        for some in sets:
+            if len(set(some)) < len(some):
+                raise ValueError(f"a set of answers has token {max(some, key=some.count)} twice")
+        return sets
 
     def tokens(self, model: GPT2, may_be_equal: bool = False) -> "PairTokens":
         """Tokenise with the model's vocabulary and check. Returns PairTokens, or raises ValueError with the remedy.
@@ -53,22 +74,30 @@ class PromptPair:
         if self.ids is None:
             bos = [beginning_of_sequence(model)] if self.bos and not model.tokenizer.adds_bos else []
             texts = [bos + model.encode(text) for text in (self.clean, self.corrupted)]
-            answers = [model.tokenizer.single_token(answer) for answer in self.answers]
+            answers = self.answer_sets(model)
         else:
-            texts, answers = [list(ids) for ids in self.ids], list(self.answers)
+            texts, answers = [list(ids) for ids in self.ids], None
         clean, corrupted = map(model.check_tokens, texts)
         if len(clean) != len(corrupted):
             raise ValueError(
                 f"clean has {len(clean)} tokens, corrupted {len(corrupted)}: patching compares position by position, so "
                 f"reword one of them.\n{aligned(model, clean, corrupted)}"
             )
-        clean_answer, corrupted_answer = map(int, model.check_tokens(answers))
-        if clean_answer == corrupted_answer:
-            raise ValueError(f"both answers are token {clean_answer}: the metric compares two different tokens")
-        tokens = PairTokens(tuple(map(int, clean)), tuple(map(int, corrupted)), (clean_answer, corrupted_answer))
+        answers = [some[0] for some in answers or self.answer_sets(model)]
+        tokens = PairTokens(tuple(map(int, clean)), tuple(map(int, corrupted)), (int(answers[0]), int(answers[1])))
         if not (tokens.differing or may_be_equal):
             raise ValueError("clean and corrupted are the same tokens, so there is nothing to patch; change a token")
         return tokens
+
+    def until(self, model, position):
+        """This pair as token ids, cut after a position: the metric is then read there, which later tokens cannot change."""
+        tokens, n = self.tokens(model), len(self.tokens(model).clean)
+        if isinstance(position, bool) or not isinstance(position, int) or not -n <= position < n:
+            raise ValueError(
+                f"at is where the metric is read, a position from 0 to {n - 1} (or -{n} to -1), got {position!r:.40}"
+            )
+        stop = position % n + 1
+        return PromptPair.from_tokens(tokens.clean[:stop], tokens.corrupted[:stop], self.answer_sets(model))
 
     def warnings(self, model: GPT2) -> list[str]:
         """Say what in the texts is seldom meant, list of sentences: a space at the end, an answer without its space, a
@@ -82,7 +111,7 @@ class PromptPair:
                     f"the {name} text ends in a space, which is part of the word that follows it: end the text with a word, "
                     "and begin the answers with the space"
                 )
-        for answer in dict.fromkeys(self.answers):
+        for answer in dict.fromkeys(self.sets[0] + self.sets[1]):
             spaced = re.compile(rf" {re.escape(answer)}(?!\w)")
             if answer[:1].isalnum() and any(spaced.search(text) and not text[-1].isspace() for text in texts.values()):
                 found.append(
@@ -98,7 +127,7 @@ class PromptPair:
 class TokenIds(NamedTuple):
     clean: tuple[int, ...]  # n_seq ids
     corrupted: tuple[int, ...]  # n_seq ids
-    answers: tuple[int, int]  # (clean answer, corrupted answer)
+    answers: tuple[int, int]  # (clean answer, corrupted answer), of a set of them its first
 
 
 class PairTokens(TokenIds):

@@ -189,19 +189,19 @@ def find_fault(about, arrays):
     if about["direction"] not in ("denoising", "noising"):
         return f"direction is {about['direction']!r}"
     values = arrays.get("values")
-    return (
-        wrong_numbers(about, values)
-        or wrong_texts(about)
-        or wrong_axes(about, values.shape)
-        or wrong_spread(arrays.get("spread"), values)
-    )
+    return wrong_numbers(about, arrays) or wrong_texts(about) or wrong_axes(about, values.shape)
 
 
-def wrong_numbers(about, values):
+def wrong_numbers(about, arrays):
+    values, spread = arrays.get("values"), arrays.get("spread")
     if values is None or not np.issubdtype(values.dtype, np.floating):
         return "its values are missing or not numbers"
     finite = all(abs(about[name]) < LARGEST for name, kind in KINDS.items() if kind is float)
-    return None if finite and (np.abs(values.astype(np.float64)) < LARGEST).all() else "its numbers are not all finite"
+    if not finite or not (np.abs(values.astype(np.float64)) < LARGEST).all():
+        return "its numbers are not all finite"
+    if spread is not None and (spread.shape != values.shape or not (spread >= 0).all()):
+        return "its spread is not a number from 0 up for each value"
+    return None
 
 
 def wrong_texts(about):
@@ -229,11 +229,6 @@ def wrong_axes(about, shape):
     ):
         return f"site {about['site']!r} has no map by {' x '.join(axes)}"
     return None
-
-
-def wrong_spread(spread, values):
-    right = spread is None or spread.shape == values.shape and (spread >= 0).all()
-    return None if right else "its spread is not a number of at least 0 for each value"
 
 
 def find_excess(about, arrays):

@@ -57,7 +57,9 @@ def sweep_one_by_one(
         positions=positions, window=window, places=places, overwrites=overwrites, source_overwrites=source_overwrites,
     )  # fmt: skip
     plan = Plan(question, metric)
-    return over_draws(plan, lambda plan, progress: swept_one_by_one(plan, keep_logits, progress), keep_logits, progress)
+    return over_draws(
+        [plan], lambda plans, progress: [swept_one_by_one(plans[0], keep_logits, progress)], keep_logits, progress
+    )[0]
 
 
 def swept_one_by_one(plan, keep_logits, progress):
@@ -89,7 +91,7 @@ def sweep(
     site: str = "resid_post",
     *,
     direction: str | None = None,
-    metric: str | Callable = "logit_difference",
+    metric: str | Callable | Sequence[str | Callable] = "logit_difference",
     alpha: float = 1.0,
     source: Source | str | Any = None,
     layers: Sequence[int] | None = None,
@@ -101,7 +103,7 @@ def sweep(
     source_overwrites: Sequence[Overwrite] | None = None,
     keep_logits: bool = False,
     progress: Callable[[int, int], Any] | None = None,
-) -> Result:
+) -> Result | dict[str, Result]:
     """Patch every place of a site and read the metric after each, all patches in one pass through the layers.
 
     What is written where:
@@ -118,8 +120,9 @@ def sweep(
     In which model:
         overwrites  what is overwritten in both runs throughout: the sweep is that of the overwritten model
         source_overwrites   the same for the other text's run alone, if it is to be another list
-    What is read: metric, a name of patching.METRICS or a function of the last position's logits; keep_logits keeps these
-    logits for every patch, n_vocab numbers each. progress(done, total) is called as it goes.
+    What is read: metric, a name of patching.METRICS or a function of the last position's logits, or a list of them, all read
+    off one sweep: the results are then {name: Result}. keep_logits keeps these logits for every patch, n_vocab numbers each.
+    progress(done, total) is called as it goes.
 
     Raises ValueError, with the remedy, for anything that cannot be patched, and FloatingPointError for a patch that
     overflows, naming its layer.
@@ -128,43 +131,69 @@ def sweep(
         model, pair, site, direction=direction, alpha=alpha, source=source, layers=layers, heads=heads,
         positions=positions, window=window, places=places, overwrites=overwrites, source_overwrites=source_overwrites,
     )  # fmt: skip
-    plan = Plan(question, metric)
-    return over_draws(plan, lambda plan, progress: swept(plan, keep_logits, progress), keep_logits, progress)
+    plans = plans_for(question, metric)
+    run = lambda plans, progress: swept(plans, keep_logits, progress)  # noqa: E731
+    return by_metric(metric, plans, over_draws(plans, run, keep_logits, progress))
 
 
-def swept(plan, keep_logits, progress):
-    """sweep, for a Plan with one draw."""
-    model, question, result = plan.model, plan.question, plan.result(keep_logits)
-    tokens = None if keep_logits else plan.metric.tokens
+def plans_for(question, metric):
+    """A Plan for each metric, all of one pair of runs."""
+    if not isinstance(metric, (list, tuple)):
+        return [Plan(question, metric)]
+    if not metric:
+        raise ValueError("metric is an empty list: give one metric, or a list of them")
+    first = Plan(question, metric[0])
+    return [first, *(first.reading(each) for each in metric[1:])]
+
+
+def by_metric(metric, plans, results):
+    """The Result, or for a list of metrics {name: Result}."""
+    if not isinstance(metric, (list, tuple)):
+        return results[0]
+    named = {plan.metric.name: result for plan, result in zip(plans, results)}
+    if len(named) < len(plans):
+        raise ValueError(f"two metrics of the list have one name: {', '.join(plan.metric.name for plan in plans)}")
+    return named
+
+
+def swept(plans, keep_logits, progress):
+    """sweep, for Plans with one draw that differ in their metric alone: a Result for each."""
+    plan = plans[0]
+    model, question, results = plan.model, plan.question, [plan.result(keep_logits) for plan in plans]
     done = 0
     for batch in batches(plan):
         arrivals = [arrival for patch in batch if (arrival := join_of(plan, patch))]
         with quiet():  # check_finite reports it instead
             carried = one_pass(model, plan.base, arrivals)
         for some, resid in in_groups(*carried):
-            for arrival, logits in zip(some, plan.logits(resid, tokens)):
-                record(result, arrival.patch, plan.metric, logits, tokens)
+            for plan, result in zip(plans, results):
+                tokens = None if keep_logits else plan.metric.tokens
+                for arrival, logits in zip(some, plan.logits(resid, tokens)):
+                    record(result, arrival.patch, plan.metric, logits, tokens)
         done += len(batch)
         if progress:
             progress(done, question.n_patches)
-    return result
+    return results
 
 
-def over_draws(plan, run, keep_logits=False, progress=None):
-    """run(plan, progress), or of a random source the mean of it over the draws, with their spread: the standard deviation
-    with n - 1."""
-    plans = plan.draws()
-    if len(plans) == 1:
-        return run(plan, progress)
+def over_draws(plans, run, keep_logits=False, progress=None):
+    """run(plans, progress), a Result for each metric's plan; of a random source the mean over the draws, with their spread:
+    the standard deviation with n - 1."""
+    draws = list(zip(*(plan.draws() for plan in plans)))
+    if len(draws) == 1:
+        return run(plans, progress)
     if keep_logits:
         raise ValueError(
-            f"keep_logits keeps the logits of one patch, and here each has {len(plans)} draws: ask for n=1"
+            f"keep_logits keeps the logits of one patch, and here each has {len(draws)} draws: ask for n=1"
         )
     shown = [
-        progress and (lambda done, total, i=i: progress(i * total + done, len(plans) * total))
-        for i in range(len(plans))
+        progress and (lambda done, total, i=i: progress(i * total + done, len(draws) * total))
+        for i in range(len(draws))
     ]
-    results = [run(*each) for each in zip(plans, shown)]
+    return [mean_over(results) for results in zip(*(run(*each) for each in zip(draws, shown)))]
+
+
+def mean_over(results):
     values = np.stack([result.values for result in results])
     return replace(results[0], values=values.mean(axis=0), spread=values.std(axis=0, ddof=1))
 

@@ -15,7 +15,9 @@ from test_story import published
 from minigpt2.facts import load_facts
 
 ROOT = Path(__file__).resolve().parent.parent
-ROWS = [line.split(" | ") for line in (ROOT / "figures" / "README.md").read_text().splitlines() if ".png`" in line]
+ROWS = [
+    line.split(" | ") for line in (ROOT / "figures" / "README.md").read_text().splitlines() if line.startswith("| `")
+]
 
 
 def commands():

@@ -65,7 +65,7 @@ def test_the_stand_in_holds(stand_in, capsys):
     with_crc32c()
     assert verify.main(["--model", str(stand_in), "--facts", str(FACTS)]) == 0, RECORD
     out = capsys.readouterr().out
-    assert out.endswith("\nall 88 facts hold\n") and "fails" not in out and "CRC32C of 40 tensors" in out
+    assert out.endswith("\nall 99 facts hold\n") and "fails" not in out and "CRC32C of 40 tensors" in out
     assert max(map(len, out.splitlines())) <= 120
 
 
@@ -244,6 +244,9 @@ WRONG = {  # a fault in the fact itself, for every kind: what must be red is thi
     "backup_heads": lambda fact: fact.update(head=1),
     "patching": lambda fact: fact["interpolated"][1].update(alpha=0.51),
     "circuits": lambda fact: fact.update(first=5),
+    "pair_maps": lambda fact: fact["maps"][1]["values"][2].reverse(),
+    "head_scores": lambda fact: fact["scores"]["induction"][1].reverse(),
+    "probability_differences": lambda fact: fact["years"]["war"].pop(),
 }
 
 
@@ -256,7 +259,13 @@ def test_every_kind_can_fail(kind, stand_in, tmp_path, capsys):
     (tmp_path / "facts.json").write_text(json.dumps(facts))
     code, report = checked(capsys, stand_in, kind, facts=tmp_path / "facts.json")
     assert code == 1 and not report["holds"] and failing(report) == {kind}
-    words = {"activations": "mlp_out_1", "tensors": "wpe.weight", "files": "config.json", "patching": "with alpha"}
+    words = {
+        "activations": "mlp_out_1",
+        "tensors": "wpe.weight",
+        "files": "config.json",
+        "patching": "with alpha",
+        "pair_maps": "attribution of v",
+    }
     assert words.get(kind, "") in first_failing(report)
 
 
@@ -268,7 +277,7 @@ def test_without_the_checksum_package(stand_in, capsys, monkeypatch):
     assert verify.main(["--model", str(stand_in), "--facts", str(FACTS)]) == 3
     out = capsys.readouterr().out
     assert out.count("pip install google-crc32c") == 1
-    assert out.endswith("all 48 facts hold; 1 skipped, so not all is proven\n")
+    assert out.endswith("all 59 facts hold; 1 skipped, so not all is proven\n")
     assert verify.main(["--model", str(stand_in), "--facts", str(FACTS), "--only", "tensors"]) == 1
     assert capsys.readouterr().out.endswith("nothing was checked; 1 skipped, so not all is proven\n")
 
@@ -381,3 +390,37 @@ def test_the_real_checkpoint(monkeypatch, capsys):
             )
     code = verify.main(["--model", "gpt2"])
     assert code == 0, capsys.readouterr().out
+
+
+def test_the_published_facts_over_pairs_have_the_models_shapes():
+    """On a narrow model with 12 layers and heads all are wrong, and none is of another shape or form."""
+    from models import random_weights
+
+    from minigpt2 import GPT2
+    from minigpt2.facts import published
+    from minigpt2.facts.checks import Subject
+    from minigpt2.tokenizer import Tokenizer
+    from patching.verify import sets
+
+    facts, paths = published(), genuine_vocabulary()
+    config = Config(n_layer=12, n_head=12, n_embd=24, n_ctx=220, n_vocab=50257, d_mlp=24)
+    model = GPT2(config, random_weights(config, np.float32), Tokenizer(*paths))
+    subject = Subject(model, paths[0].parent, None)
+    subject.missing_vocabulary = lambda: ""
+    ioi, demo = facts["pair_maps"]
+    assert [len(ioi["pairs"]), len(ioi["maps"]), len(demo["pairs"])] == [8, 26, 1]
+    ioi = ioi | {"pairs": ioi["pairs"][:1], "clean": ioi["clean"][:1], "corrupted": ioi["corrupted"][:1]}
+    (years,) = facts["probability_differences"]
+    assert sum(map(len, years["years"].values())) == 1000
+    years = years | {"years": {noun: some[:1] for noun, some in list(years["years"].items())[:2]}}
+    checks = [
+        *sets.check_pair_maps(subject, ioi, facts), *sets.check_pair_maps(subject, demo, facts),
+        *sets.check_head_scores(subject, facts["head_scores"][0], facts), *sets.check_probability_differences(subject, years, facts),
+    ]  # fmt: skip
+    assert len(checks) == 2 + 26 + 3 + 2 + 1 + 3 + 1
+    assert all(check.difference is not None and check.verdict == "FAILS" for check in checks)
+    for pair in facts["pair_maps"][0]["pairs"]:
+        assert (
+            model.encode(pair["clean"]) == pair["clean_ids"]
+            and model.encode(pair["corrupted"]) == pair["corrupted_ids"]
+        )

@@ -40,6 +40,9 @@ KINDS = {
         "source",
     ),
     "circuits": ("measure", "text_set", "fact", "value", "tolerance", "source"),
+    "pair_maps": ("pairs", "clean", "corrupted", "run_tolerance", "maps", "tolerance", "source"),
+    "head_scores": ("ids", "scores", "tolerance", "source"),
+    "probability_differences": ("text", "years", "value", "tolerance", "source"),
 }
 
 
@@ -74,6 +77,14 @@ def load_facts(path=HERE / "gpt2.json"):
             if not isinstance(entry["source"], str) or entry["source"] not in sources:
                 raise FactsError(f"{path}: number {number} of {kind} has the unknown source {entry['source']!r:.60}")
     return facts
+
+
+def published():
+    """All facts about the real GPT-2 small: gpt2.json with gpt2_pairs.json, which is a file of its own for its size."""
+    facts, sets = load_facts(HERE / "gpt2.json"), load_facts(HERE / "gpt2_pairs.json")
+    for kind in KINDS:
+        facts[kind] = facts[kind] + sets[kind]
+    return facts | {"sources": sets["sources"] | facts["sources"]}
 
 
 def texts(facts):

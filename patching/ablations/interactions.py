@@ -129,7 +129,7 @@ def pairs_in_passes(plan, parts, progress):
         inner = inside(plan, written[i], parts[i + 1 :], written[i + 1 :])
         together[i, i] = inner.base_value
         if i + 1 < n:
-            together[i, i + 1 :] = together[i + 1 :, i] = swept(inner, False, None).values
+            together[i, i + 1 :] = together[i + 1 :, i] = swept([inner], False, None)[0].values
         if progress:
             progress(i + 1, n)
     return together

@@ -5,7 +5,7 @@ the source and a verdict, in the order of the data flow: files, tensors, token i
 them, patching. So the first that fails is where to look. The exit code is 0 only if all facts hold, 1 if one
 fails or the model cannot be loaded, 2 for a wrong command line. What cannot be checked here (for want of an optional
 package, of a vocabulary) is skipped and says so; if that is all that stands between this model and 0, the code is 3.
-It takes about a minute of one core.
+It takes some minutes of one core.
 
 The facts are in facts/, one function for each kind in facts/checks.py. This is a command: nothing imports it, which is
 why it may reach up into `patching` for the matrices (in `checks`, and nowhere else).
@@ -30,20 +30,22 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(prog="python -m patching.verify", description=__doc__.split(":")[0])
     parser.add_argument("--model", default="gpt2", metavar="NAME_OR_FOLDER", help="default: gpt2")
     parser.add_argument("--only", action="append", metavar="KIND", help=f"of {', '.join(f.KINDS)}; may be repeated")
-    parser.add_argument("--facts", default=f.HERE / "gpt2.json", metavar="FILE", help="default: the real GPT-2 small's")
+    parser.add_argument("--facts", metavar="FILE", help="default: the real GPT-2 small's")
     parser.add_argument("--json", action="store_true", help="print everything as JSON instead of a table")
     options = parser.parse_args(arguments)
     kinds = options.only or list(f.KINDS)
     if unknown := [kind for kind in kinds if kind not in f.KINDS]:
         parser.error(f"unknown kind {unknown[0]!r}; choose from {', '.join(f.KINDS)}")
     try:
-        facts = f.load_facts(options.facts)
+        facts = f.load_facts(options.facts) if options.facts else f.published()
     except f.FactsError as error:
         parser.error(str(error))
     try:
         subject = load_subject(options.model, facts)
         results = verify(subject, facts, kinds)
-        return (report_json if options.json else report_table)(results, subject, facts, options.facts)
+        return (report_json if options.json else report_table)(
+            results, subject, facts, options.facts or f.HERE / "gpt2.json"
+        )
     except BrokenPipeError:
         raise
     except (ValueError, OSError) as error:  # what a model's files, its cache and the network can bring
@@ -75,13 +77,13 @@ def load_subject(name, facts):
 
 def checks():
     """The function for each kind."""
-    from patching.verify.ablations import check_backup_heads, check_head_ablation
-    from patching.verify.circuits import check_circuits
-    from patching.verify.matrices import check_patching  # above this package; see the module's docstring
+    from patching.verify import ablations, circuits, matrices, sets  # above this package; see the module's docstring
 
-    own = {"head_ablation": check_head_ablation, "backup_heads": check_backup_heads}
-    own |= {"patching": check_patching, "circuits": check_circuits}
-    return {kind: own.get(kind) or getattr(c, f"check_{kind}") for kind in f.KINDS}
+    rooms = (c, matrices, ablations, circuits, sets)
+    return {
+        kind: next(getattr(room, f"check_{kind}") for room in rooms if hasattr(room, f"check_{kind}"))
+        for kind in f.KINDS
+    }
 
 
 def verify(subject, facts, kinds=tuple(f.KINDS)):

@@ -328,6 +328,111 @@ def head_circuit(reference, given, template="ABBA 0"):
     }  # fmt: skip
 
 
+def pair_maps(reference, pairs):
+    """Mean maps of v over pairs, exactly with a hook and to first order by autograd, and what parts add to the clean answers."""
+    torch, c, made = reference.torch, SIZES, []
+    n, width = c["n_embd"], c["n_embd"] // c["n_head"]
+    heads = [slice(2 * n + i * width, 2 * n + (i + 1) * width) for i in range(c["n_head"])]  # of v in c_attn's output
+    for clean, corrupted, answers in pairs:
+        ids = reference.ids(clean), reference.ids(corrupted)
+        (right,), (wrong,) = map(reference.ids, answers)
+        diff = lambda logits, a=right, b=wrong: logits[-1][a] - logits[-1][b]  # noqa: E731
+        exact, estimate = np.zeros((c["n_layer"], c["n_head"])), np.zeros((c["n_layer"], c["n_head"]))
+        for layer, h in enumerate(reference.h):
+            vectors, own = (reference.output(h.attn.c_attn, text) for text in ids)
+            for head, columns in enumerate(heads):
+
+                def write(out, columns=columns, vectors=vectors):
+                    out[:, columns] = vectors[:, columns]
+
+                with reference.watching(h.attn.c_attn, write):
+                    exact[layer, head] = diff(reference.logits(ids[1]))
+            leaf = own.clone().requires_grad_(True)
+            handle = h.attn.c_attn.register_forward_hook(lambda *_, leaf=leaf: leaf[None])
+            diff(reference.model(torch.tensor([ids[1]])).logits[0]).backward()
+            handle.remove()
+            first_order = ((vectors - own) * leaf.grad).numpy()
+            estimate[layer] = [first_order[:, columns].sum() for columns in heads]
+        runs = [float(diff(reference.logits(text))) for text in ids]
+        made.append((exact - runs[1], estimate, runs, clean_parts(reference, ids[0], right, wrong)))
+    clean, corrupted = (np.array([each[2][i] for each in made]) for i in (0, 1))
+    gap = (clean - corrupted).mean()
+    maps = [np.mean([each[i] for each in made], axis=0) / gap for i in (0, 1)]
+    ids = reference.ids
+    return {
+        "pairs": [
+            {"clean": a, "corrupted": b, "clean_ids": ids(a), "corrupted_ids": ids(b), "answers": [[*ids(x), x] for x in answers]}
+            for a, b, answers in pairs
+        ],
+        "clean": rounded(clean), "corrupted": rounded(corrupted), "run_tolerance": 4e-5, "tolerance": 4e-5, "inside_tolerance": 4e-5,
+        "inside": {name: rounded(np.mean([each[3][name] for each in made], axis=0)) for name in made[0][3]},
+        "maps": [
+            {"method": method, "site": "v", "positions": "all", "values": rounded(values)}
+            for method, values in zip(("patching", "attribution"), maps)
+        ],
+    }  # fmt: skip
+
+
+def clean_parts(reference, ids, right, wrong):
+    """Through the final layer norm, its scale held fixed: the stream at each depth, each part, each head without biases."""
+    torch, transformer, n_head = reference.torch, reference.model.transformer, SIZES["n_head"]
+    with torch.no_grad():
+        out = reference.model(torch.tensor([ids]), output_hidden_states=True, output_attentions=True)
+        last = reference.output(reference.h[-1], ids)[-1]
+        wte, gain = transformer.wte.weight, transformer.ln_f.weight
+        scale = (last.var(correction=0) + transformer.ln_f.eps).sqrt()
+        reads = lambda x: float((x - x.mean()) / scale @ (gain * (wte[right] - wte[wrong])))  # noqa: E731
+        depths, parts, heads = [], [wte[ids[-1]], transformer.wpe.weight[len(ids) - 1]], []
+        for layer, h in enumerate(reference.h):
+            pre, attn_out, mlp_out = (
+                out.hidden_states[layer][0, -1],
+                reference.output(h.attn, ids)[-1],
+                reference.output(h.mlp, ids)[-1],
+            )
+            depths += [pre, pre + attn_out]
+            parts += [attn_out, mlp_out]
+            normed = h.ln_1(out.hidden_states[layer][0]) - h.ln_1.bias
+            v = (normed @ h.attn.c_attn.weight[:, 2 * SIZES["n_embd"] :]).reshape(len(ids), n_head, -1)
+            z = torch.einsum("hqk,khd->qhd", out.attentions[layer][0], v)[-1]
+            rows = h.attn.c_proj.weight.reshape(n_head, -1, SIZES["n_embd"])
+            heads.append([reads(z[head] @ rows[head]) for head in range(n_head)])
+    return {"accumulated": [*map(reads, depths), reads(last)], "per layer": [*map(reads, parts)], "per head": heads}
+
+
+def scores(reference, ids):
+    """Means of the attention patterns' diagonals over texts that are given twice."""
+    torch, n = reference.torch, len(ids[0])
+    found = {"previous_token": 1, "duplicate_token": n, "induction": n - 1}
+    patterns = [
+        np.stack(
+            [
+                layer[0].detach().numpy()
+                for layer in reference.model(torch.tensor([text * 2]), output_attentions=True).attentions
+            ]
+        )
+        for text in ids
+    ]
+    diagonals = {
+        name: np.mean([np.diagonal(p, -back, axis1=-2, axis2=-1).mean(-1) for p in patterns], axis=0)
+        for name, back in found.items()
+    }
+    return {"ids": ids, "scores": {name: rounded(each) for name, each in diagonals.items()}, "tolerance": 1e-6}
+
+
+def probability_difference(reference, years):
+    text, found = "<|endoftext|>The {noun} lasted from the year {year} to the year {century}", []
+    tokens = [reference.ids(f"{year:02d}")[0] for year in range(100)]
+    for noun, some in years.items():
+        for year in some:
+            p = np.exp(
+                log_probabilities(
+                    reference.logits(reference.ids(text.format(noun=noun, year=year, century=year // 100)))[-1]
+                )
+            )
+            found.append(p[tokens[year % 100 + 1 :]].sum() - p[tokens[: year % 100 + 1]].sum())
+    return {"text": text, "years": years, "value": round(float(np.mean(found)), 12), "tolerance": 1e-8}
+
+
 def record(folder):
     """All facts of the stand-in in folder."""
     import google_crc32c
@@ -381,6 +486,9 @@ def record(folder):
         ],
         "patching": [patching(reference, jones, smith, (" Jones", " Smith"))],
         "circuits": circuit_facts(reference),
+        "pair_maps": [pair_maps(reference, [(jones, smith, (" Jones", " Smith")), (mary, john, (" John", " Mary"))])],
+        "head_scores": [scores(reference, [[11, 500, 7, 42], [9, 301, 33, 12]])],
+        "probability_differences": [probability_difference(reference, {"war": [1732, 1458], "plan": [1690]})],
     }
     kinds["backup_heads"] = [backup_heads(reference, kinds["logit_differences"], layer=1, head=0)]
     group = [fact["value"] for fact in kinds["logit_differences"] if fact.get("group")]
