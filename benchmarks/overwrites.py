@@ -22,7 +22,9 @@ N_HEAD, N_SEQ = 12, len(seeded.PROMPT)
 def twenty(rng):
     """20 overwrites: of single heads, MLPs and the stream, at single positions and at all."""
     some = [Overwrite(layer, "z", 0.0, heads=[layer]) for layer in range(12)]
-    some += [Overwrite(layer, "mlp_out", rng.standard_normal(768).astype(np.float32), positions=[5]) for layer in range(5)]
+    some += [
+        Overwrite(layer, "mlp_out", rng.standard_normal(768).astype(np.float32), positions=[5]) for layer in range(5)
+    ]
     some += [Overwrite(6, "attn_out", 0.0, positions=[2]), Overwrite(9, "resid_mid", 0.1, positions=[-1], add=True)]
     return [*some, Overwrite(3, "resid_post", 0.1, positions=[4], add=True)]
 
@@ -33,7 +35,12 @@ def multiply(model, counts):
 
     def products():
         for h, (attention, out, mlp) in zip(model.weights.h, counts):
-            for rows, linear in ((attention, h.attn.c_attn), (out, h.attn.c_proj), (mlp, h.mlp.c_fc), (mlp, h.mlp.c_proj)):
+            for rows, linear in (
+                (attention, h.attn.c_attn),
+                (out, h.attn.c_proj),
+                (mlp, h.mlp.c_fc),
+                (mlp, h.mlp.c_proj),
+            ):
                 n_in = linear.weight.shape[0]
                 np.matmul(x.reshape(-1)[: rows * n_in].reshape(rows, n_in), linear.weight)
 
@@ -47,7 +54,9 @@ def runs_table(model):
         t = seeded.interleaved(
             repeats, plain=lambda: model.run(tokens), overwritten=lambda: model.run(tokens, overwrites=some)
         )
-        print(f"{f'a run of {len(tokens)} tokens':34}{t['plain']:9.4f}{t['overwritten']:9.4f}{t['overwritten'] / t['plain']:7.2f}")
+        print(
+            f"{f'a run of {len(tokens)} tokens':34}{t['plain']:9.4f}{t['overwritten']:9.4f}{t['overwritten'] / t['plain']:7.2f}"
+        )
 
 
 def sweeps_table(model):
@@ -92,7 +101,10 @@ def pairs_table(model):
     seconds, cpu = time.perf_counter() - start, time.process_time() - start_cpu
     n = len(found.parts)
     pairs = n * (n - 1) // 2
-    print(f"\nall {pairs:,} pairs of {n} heads on {N_SEQ} tokens: {seconds:.1f} s ({cpu:.1f} s of processor time), ", end="")
+    print(
+        f"\nall {pairs:,} pairs of {n} heads on {N_SEQ} tokens: {seconds:.1f} s ({cpu:.1f} s of processor time), ",
+        end="",
+    )
     print(f"{seconds / pairs / plain:.2f} plain runs each")
 
 

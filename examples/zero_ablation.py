@@ -1,6 +1,6 @@
 """Which heads does one text need? Every head alone at zero, by two conventions of zero, and at its mean over other texts.
 
-    python examples/zero_ablation.py [MODEL]      (bundled by default)
+python examples/zero_ablation.py [MODEL]      (bundled by default)
 """
 
 import sys
@@ -23,7 +23,9 @@ OTHERS = [f"{first} {name} was a top-notch student. {first}" for first in ("Mich
 def main():
     model = GPT2.from_pretrained(*sys.argv[1:2] or ["bundled"])
     n_seq = len(PAIR.tokens(model).clean)
-    texts = [text for text in map(model.encode, OTHERS) if len(text) == n_seq]  # a mean at each position needs one length
+    texts = [
+        text for text in map(model.encode, OTHERS) if len(text) == n_seq
+    ]  # a mean at each position needs one length
     written = {
         "zero": "zero",
         "TransformerLens's zero": "transformer_lens zero",

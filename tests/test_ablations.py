@@ -95,19 +95,28 @@ def test_interactions_of_other_parts_and_sources_by_their_definition(model):
     parts = ["mlp 2", "0.1", "attn 1", "2.0", "mlp 0", "1.0"]
     vector = np.linspace(-1, 1, 14)
     for source in (noise(0.5, seed=3, n=2), at(layer=0, position=1), "zero"):
-        fast, slow = (f(model, PAIR, parts, source, metric="normalised") for f in (interactions, interactions_one_by_one))
+        fast, slow = (
+            f(model, PAIR, parts, source, metric="normalised") for f in (interactions, interactions_one_by_one)
+        )
         np.testing.assert_allclose(fast.together, slow.together, rtol=0, atol=10 * ROUNDING)
         assert fast.parts == slow.parts == ("0.1", "mlp 0", "1.0", "attn 1", "2.0", "mlp 2") and fast.none == 1
-    fast, slow = (f(model, PAIR, parts[:1] + parts[4:5], steer(vector)) for f in (interactions, interactions_one_by_one))
+    fast, slow = (
+        f(model, PAIR, parts[:1] + parts[4:5], steer(vector)) for f in (interactions, interactions_one_by_one)
+    )
     np.testing.assert_allclose(fast.together, slow.together, rtol=0, atol=10 * ROUNDING)
 
 
 def test_several_draws_are_means_over_draws(model):
     source = noise(0.5, seed=3, n=3)
     for f in (interactions, ablate):
-        both, each = f(model, PAIR, ["0.1", "2.0"], source), [f(model, PAIR, ["0.1", "2.0"], one) for one in source.draws]
+        both, each = (
+            f(model, PAIR, ["0.1", "2.0"], source),
+            [f(model, PAIR, ["0.1", "2.0"], one) for one in source.draws],
+        )
         np.testing.assert_allclose(both.alone, np.mean([one.alone for one in each], axis=0), rtol=0, atol=ROUNDING)
-        np.testing.assert_allclose(both.together, np.mean([one.together for one in each], axis=0), rtol=0, atol=ROUNDING)
+        np.testing.assert_allclose(
+            both.together, np.mean([one.together for one in each], axis=0), rtol=0, atol=ROUNDING
+        )
         assert np.ptp([one.alone for one in each], axis=0).min() > 1e-6
 
 

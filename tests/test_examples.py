@@ -38,11 +38,17 @@ def test_the_surname_heads_are_needed_together(tmp_path):
 
 def test_zero_has_two_conventions_and_a_mean_is_another_thing(tmp_path):
     lines = printed("zero_ablation.py", tmp_path).splitlines()
-    assert [line.split(":")[0] for line in lines[::2]] == ["zero", "TransformerLens's zero", "the mean of 12 other texts"]
+    assert [line.split(":")[0] for line in lines[::2]] == [
+        "zero",
+        "TransformerLens's zero",
+        "the mean of 12 other texts",
+    ]
     assert len(set(lines[1::2])) == 3
 
 
 def test_it_is_the_direction_that_carries_the_surname(tmp_path):
-    rows = [[float(n) for n in re.findall(r"-?\d\.\d\d", line)] for line in printed("own_source.py", tmp_path).splitlines()]
+    rows = [
+        [float(n) for n in re.findall(r"-?\d\.\d\d", line)] for line in printed("own_source.py", tmp_path).splitlines()
+    ]
     assert [len(row) for row in rows] == [6, 6, 6]
     assert rows[1][0] > 0.95 and max(map(abs, rows[2])) < 0.05

@@ -134,7 +134,9 @@ def test_what_is_written_over_the_stream_is_a_term_of_its_own_and_everything_els
     steered = direct_logit_attribution(model.run(TOKENS, overwrites=[Overwrite(2, "resid_post", 1.5, add=True)]), 8, 2)
     assert abs(steered.overwritten) < 1e-12  # the same number everywhere is taken off by the layer norm
     vector = 5 * (model.weights.wte[8] - model.weights.wte[2])
-    steered = direct_logit_attribution(model.run(TOKENS, overwrites=[Overwrite(2, "resid_post", vector, add=True)]), 8, 2)
+    steered = direct_logit_attribution(
+        model.run(TOKENS, overwrites=[Overwrite(2, "resid_post", vector, add=True)]), 8, 2
+    )
     assert steered.overwritten > 0.1 and dict(steered.terms)["overwritten"] == steered.overwritten
 
 

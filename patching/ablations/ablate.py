@@ -84,17 +84,16 @@ def ablate(
     def run(some):
         return model.run(plan.tokens.clean, overwrites=[*overwrites, *some])
 
-    values = []
+    values, together = [], []
     for draw in plan.draws():
         written = [overwrite_of(part, plan.runs, draw.source, positions) for part in parts]
-        together = run(written)
-        values.append([*(read(run([one])) for one in written), read(together)])
-        first = together if len(values) == 1 else first
+        together.append(run(written))
+        values.append([*(read(run([one])) for one in written), read(together[-1])])
     *alone, value = np.mean(values, axis=0)
     return Ablation(
         tuple(map(str, parts)), np.array(alone), float(value), read(plan.base),
         "loss (nats per token)" if metric == "loss" else plan.metric.unit, plan.source.words, model.name,
-        model.run(plan.tokens.clean, overwrites=overwrites), first, None if alone_stands else plan.tokens.answers,
+        model.run(plan.tokens.clean, overwrites=overwrites), together[0], None if alone_stands else plan.tokens.answers,
     )  # fmt: skip
 
 

@@ -36,7 +36,9 @@ def figure(interactions: Interactions, strongest: int = 5, *, size=None, cmap=No
         ax.add_patch(Rectangle((i - 0.5, j - 0.5), 1, 1, fill=False, edgecolor="black", linewidth=1.0))
         ax.annotate(str(number), (i, j), (6, 6), textcoords="offset points", fontsize=8)
     style.colour_bar(fig, ax, mesh, f"interaction: {interactions.unit}", 0.7)
-    ax.set_xlabel("\n".join(drawable(f"{k}. {interactions.describe(a, b)}") for k, (a, b, _) in enumerate(pairs, 1)), fontsize=8)
+    ax.set_xlabel(
+        "\n".join(drawable(f"{k}. {interactions.describe(a, b)}") for k, (a, b, _) in enumerate(pairs, 1)), fontsize=8
+    )
     lines = [
         "Interactions of pairs: what both do together, less what each does alone",
         f"{known_as(interactions.model)}, written: {interactions.source}; {interactions.unit} {interactions.none:.2f} intact",

@@ -187,7 +187,8 @@ def backup_heads(reference, facts, layer, head):
         with torch.no_grad():
             added = [
                 [
-                    (z - folded_zero(reference, i, j)[0]) @ reference.h[i].attn.c_proj.weight[j * d_head : (j + 1) * d_head]
+                    (z - folded_zero(reference, i, j)[0])
+                    @ reference.h[i].attn.c_proj.weight[j * d_head : (j + 1) * d_head]
                     for j, z in enumerate(seen[i].view(n_head, d_head))
                 ]
                 for i in range(SIZES["n_layer"])
