@@ -83,7 +83,11 @@ def attribution_figure(attribution, about="", beside=()):
     """
     a, all_of_them = attribution, [attribution, *beside]
     n_layer, n_head = a.heads.shape
-    others = [("token emb.", -2, "embedding"), ("position emb.", -1, "position_embedding"), ("ln_f bias", n_layer, "ln_f_bias")]
+    others = [
+        ("token emb.", -2, "embedding"),
+        ("position emb.", -1, "position_embedding"),
+        ("ln_f bias", n_layer, "ln_f_bias"),
+    ]
     if any(each.overwritten for each in all_of_them):
         others.append(("overwritten", n_layer + 1, "overwritten"))
     names, places, fields = zip(*others)

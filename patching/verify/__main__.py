@@ -79,7 +79,7 @@ def checks():
     """The function for each kind."""
     from patching.verify import ablations, circuits, matrices, sets  # above this package; see the module's docstring
 
-    rooms = (c, matrices, ablations, circuits, sets)
+    rooms = (c, ablations, matrices, circuits, sets)
     return {
         kind: next(getattr(room, f"check_{kind}") for room in rooms if hasattr(room, f"check_{kind}"))
         for kind in f.KINDS
