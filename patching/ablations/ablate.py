@@ -72,9 +72,8 @@ def ablate(
     those of the overwriting, all by default. overwrites are there throughout, as in sweep. Raises ValueError for parts,
     sources, metrics or positions that are not there.
     """
-    alone_stands = not isinstance(texts, PromptPair)
-    pair = one_text(model, texts, source, metric) if alone_stands else texts
-    metric = metric or ("loss" if alone_stands else "logit_difference")
+    pair = texts if isinstance(texts, PromptPair) else one_text(model, texts, source, metric)
+    metric = metric or ("logit_difference" if pair is texts else "loss")
     question = Question(
         model, pair, "z", direction="noising", source=source, overwrites=overwrites, source_overwrites=overwrites
     )
@@ -84,17 +83,16 @@ def ablate(
     def run(some):
         return model.run(plan.tokens.clean, overwrites=[*overwrites, *some])
 
-    values, first = [], None
+    values, together = [], []
     for draw in plan.draws():
         written = [overwrite_of(part, plan.runs, draw.source, positions) for part in parts]
-        together = run(written)
-        values.append([*(read(run([one])) for one in written), read(together)])
-        first = first or together  # of several draws
+        together.append(run(written))
+        values.append([*(read(run([one])) for one in written), read(together[-1])])
     *alone, value = np.mean(values, axis=0)
     return Ablation(
         tuple(map(str, parts)), np.array(alone), float(value), read(plan.base),
         "loss (nats per token)" if metric == "loss" else plan.metric.unit, plan.source.words, model.name,
-        model.run(plan.tokens.clean, overwrites=overwrites), first, None if alone_stands else plan.tokens.answers,
+        model.run(plan.tokens.clean, overwrites=overwrites), together[0], plan.tokens.answers if pair is texts else None,
     )  # fmt: skip
 
 
