@@ -69,7 +69,13 @@ def on_two(n, repeats=3):
     with workers(2) as executor:
         for name, (site, choices) in SWEEPS.items():
             sweep(model, some[:6], site, executor=executor, **choices)
-            print(name, max(a_second(n, lambda: sweep(model, some, site, executor=executor, **choices)) for _ in range(repeats)), sep="\t")
+            print(
+                name,
+                max(
+                    a_second(n, lambda: sweep(model, some, site, executor=executor, **choices)) for _ in range(repeats)
+                ),
+                sep="\t",
+            )
 
 
 def memory(n):
@@ -129,15 +135,20 @@ def main(n):
         lens = {}
     for name in SWEEPS:
         (ours, least), both = one[name], two[name][0]
-        print(f"{name}\n  one process of two threads   {ours:8.2f}\n  two processes of one thread  {both:8.2f}  {both / ours:.2f} x as fast")
+        print(
+            f"{name}\n  one process of two threads   {ours:8.2f}\n  two processes of one thread  {both:8.2f}  {both / ours:.2f} x as fast"
+        )
         print(f"  the matrix products alone    {least:8.2f}  the sweep takes {least / ours:.2f} x as long")
         if name in lens:
             rate, off = lens[name]
-            print(f"  TransformerLens              {rate:8.2f}  {max(ours, both) / rate:.0f} x slower; largest difference {off:.0e}")
-    sizes = [each[0] for each in measured("memory", n, 1).values()]
-    print(f"1, 2 and 3 workers take {sizes[0]:.0f}, {sizes[1]:.0f} and {sizes[2]:.0f} MiB together: {sizes[2] - sizes[1]:.0f} for a further one")
+            print(
+                f"  TransformerLens              {rate:8.2f}  {max(ours, both) / rate:.0f} x slower; largest difference {off:.0e}"
+            )
+    one, two, three = (each[0] for each in measured("memory", n, 1).values())
+    print(f"1, 2 and 3 workers take {one:.0f}, {two:.0f} and {three:.0f} MiB together: {three - two:.0f} for a further one")
 
 
 if __name__ == "__main__":
     count = int(sys.argv[1]) if sys.argv[1:] else 100
-    {"alone": alone, "on_two": on_two, "memory": memory, "transformer_lens": transformer_lens}[sys.argv[2]](count) if sys.argv[2:] else main(count)
+    modes = {"alone": alone, "on_two": on_two, "memory": memory, "transformer_lens": transformer_lens}
+    (modes[sys.argv[2]] if sys.argv[2:] else main)(count)

@@ -161,9 +161,10 @@ def gigaflops(counts, n_embd=768):
     return sum(2 * n_embd**2 * (3 * attention + out + 8 * mlp) for attention, out, mlp in counts) / 1e9
 
 
-def floor(model, n_seq=len(seeded.PROMPT), counts=None):
+def floor(model, n_seq=None, counts=None):
     """A function that does nothing but multiply by the model's weight matrices, in the shapes that a sweep (the example's)
     cannot avoid: the two base runs, then each layer's rows of all patches."""
+    n_seq = n_seq or len(seeded.PROMPT)
     n_embd, base = model.config.n_embd, 2 * n_seq
     counts = counts or row_counts(n_seq, first_difference=1)
     most = max(max(layer) for layer in counts)

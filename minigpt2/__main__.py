@@ -32,14 +32,23 @@ def parser():
     g = p.add_argument_group("continuing the text")
     g.add_argument("--generate", type=int, metavar="N", help="continue the text by N tokens, printed as they come")
     g.add_argument("--past-end", action="store_true", help="go on after <|endoftext|>, at which a text ends otherwise")
-    g.add_argument("--temperature", type=float, metavar="T", help="0 picks the likeliest token (default); higher is more random")
+    g.add_argument(
+        "--temperature", type=float, metavar="T", help="0 picks the likeliest token (default); higher is more random"
+    )
     g.add_argument("--top-k", type=int, metavar="K", help="draw from the K likeliest (implies temperature 1)")
-    g.add_argument("--top-p", type=float, metavar="P", help="draw from the fewest that hold probability P (implies temperature 1)")
+    g.add_argument(
+        "--top-p", type=float, metavar="P", help="draw from the fewest that hold probability P (implies temperature 1)"
+    )
     g.add_argument("--seed", type=int, metavar="N", help="random seed, for a repeatable text (implies temperature 1)")
     g = p.add_argument_group("pictures (.png, .pdf, .svg)")
     g.add_argument("--lens", type=filled, metavar="OUT", help="logit lens: what each layer would predict")
     add, three = g.add_argument, {"type": filled, "nargs": 3}
-    add("--attribution", **three, metavar=("PLUS", "MINUS", "OUT"), help="how much each head and MLP adds to logit(PLUS) - logit(MINUS)")
+    add(
+        "--attribution",
+        **three,
+        metavar=("PLUS", "MINUS", "OUT"),
+        help="how much each head and MLP adds to logit(PLUS) - logit(MINUS)",
+    )
     add("--pattern", **three, metavar=("LAYER", "HEAD", "OUT"), help="where one attention head looks")
     return p
 
@@ -162,5 +171,10 @@ def draw(run, args):
         yield runs.pattern_figure(run, layer, head), path, path
 
 
+def command():
+    """main, whose errors are a sentence, as a command that is installed calls it."""
+    return guarded(main)
+
+
 if __name__ == "__main__":
-    sys.exit(guarded(main))
+    sys.exit(command())

@@ -11,12 +11,15 @@ Two entry points: loss_and_gradients (training, all weights) and activation_grad
 """
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
 from . import model as m
-from .model import MLP, Attn, Block
+from .gpt2 import Run
+from .model import MLP, Attn, Block, Config, Weights
 from .overwrite import put
 
 
@@ -124,7 +127,7 @@ def gelu_slope(x):
     return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * (m.GELU_SCALE * (1 + 3 * 0.044715 * (x * x)))
 
 
-NO_MLP = MLP(None, None)
+NO_MLP = MLP(None, None)  # type: ignore[arg-type]  # no arrays to fill
 
 
 def mlp_backward(dy, x, c_fc, c_proj, into=NO_MLP):
@@ -138,7 +141,7 @@ def mlp_backward(dy, x, c_fc, c_proj, into=NO_MLP):
     return linear_backward(dx, x, c_fc.weight, into.c_fc)
 
 
-NOTHING = Block(None, Attn(None, None), None, NO_MLP)
+NOTHING = Block(None, Attn(None, None), None, NO_MLP)  # type: ignore[arg-type]
 
 
 def block_backward(d_resid_post, resid_pre, made, h, config, into=NOTHING, attend_backward=attend_backward):
@@ -190,7 +193,9 @@ def cross_entropy(logits, targets, weight):
     return float((losses * weight).sum()), p
 
 
-def loss_and_gradients(tokens, weights, config, mask=None, into=None):
+def loss_and_gradients(
+    tokens: np.ndarray, weights: Weights, config: Config, mask: np.ndarray | None = None, into: Weights | None = None
+) -> tuple[float, Weights]:
     """The language-modelling loss of a batch and its gradient by every weight.
 
     tokens [n_batch, n_seq], integers; each position but the last predicts the next one. mask [n_batch, n_seq - 1] weighs
@@ -248,7 +253,7 @@ def weight_gradients(dlogits, tokens, stream, made, weights, config, into):
     embed_backward(d_resid, tokens, into)  # adds to what unembed_backward left in wte: the weights are tied
 
 
-def activation_gradients(run, dlogits, keep=None):
+def activation_gradients(run: Run, dlogits: np.ndarray, keep: Iterable[str] | None = None) -> "Gradients":
     """The gradient of a metric by every activation of a run, for a metric that reads the last position's logits.
 
     dlogits [n_vocab] is d(metric) / d(run.logits[-1]). keep names the gradients to hold, all by default (at n_ctx tokens
@@ -268,7 +273,9 @@ def activation_gradients(run, dlogits, keep=None):
     return Gradients(**kept)
 
 
-def layer_gradients(run, dlogits, pattern=False):
+def layer_gradients(
+    run: Run, dlogits: np.ndarray, pattern: bool = False
+) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
     """The same, a layer at a time from the last one down: yields (layer, {name: gradient}), pattern's only if asked for.
 
     Where a run was made under overwrites, each gradient is that of the value which stood there, and nothing flows on from
@@ -303,19 +310,19 @@ def layer_gradients(run, dlogits, pattern=False):
 class Gradients:
     """d(metric) / d(activation) under the names and with the shapes of Run; None for what was not kept."""
 
-    resid_pre: np.ndarray = None
-    resid_mid: np.ndarray = None
-    resid_post: np.ndarray = None
-    attn_out: np.ndarray = None
-    mlp_out: np.ndarray = None
-    q: np.ndarray = None
-    k: np.ndarray = None
-    v: np.ndarray = None
-    pattern: np.ndarray = None
-    z: np.ndarray = None
+    resid_pre: np.ndarray | None = None
+    resid_mid: np.ndarray | None = None
+    resid_post: np.ndarray | None = None
+    attn_out: np.ndarray | None = None
+    mlp_out: np.ndarray | None = None
+    q: np.ndarray | None = None
+    k: np.ndarray | None = None
+    v: np.ndarray | None = None
+    pattern: np.ndarray | None = None
+    z: np.ndarray | None = None
 
 
-def zeros_like(weights):
+def zeros_like(weights: Any) -> Any:
     """Arrays of the same shapes under the same names, for gradients."""
     if isinstance(weights, np.ndarray):
         return np.zeros_like(weights)

@@ -36,44 +36,46 @@ def convert(path, folder, n_head, vocabulary=None):
     n_head is the number of attention heads, which no weight shows. vocabulary is a folder with vocab.json and merges.txt
     to copy, or None. Raises CheckpointError for what is not a GPT-2, OSError for what cannot be read or written.
     """
-    from .checkpoint.tensors import read_tensor
+    from .checkpoint.tensors import TensorFile, read_tensor
     from .checkpoint.weights import check_tied, save_folder
     from .shapes import check_config, check_shapes, nest
 
     folder = Path(folder)
     if folder.is_file() or folder.is_dir() and any(folder.iterdir()):
         raise CheckpointError(f"{folder} is there already and not empty: give the name of a new folder")
-    stored = read_state(Path(path))
-    turned = is_transposed(stored, path)
-    shapes = {
-        name: tensor.shape[::-1] if turned and is_matrix(name) else tensor.shape for name, tensor in stored.items()
-    }
-    config = find_sizes(shapes, n_head, path)
-    check_config(config, path)
-    shapes |= missing_biases(config, shapes)
-    check_shapes(config, shapes, f"the weights in {path}", "these sizes")
+    with TensorFile(Path(path)) as file:
+        stored = read_state(file)
+        turned = is_transposed(stored, path)
+        shapes = {
+            name: tensor.shape[::-1] if turned and is_matrix(name) else tensor.shape for name, tensor in stored.items()
+        }
+        config = find_sizes(shapes, n_head, path)
+        check_config(config, path)
+        shapes |= missing_biases(config, shapes)
+        check_shapes(config, shapes, f"the weights in {path}", "these sizes")
 
-    tokenizer = vocabulary and read_vocabulary(Path(vocabulary), config)
-    dtype = np.float64 if any(tensor.dtype == "F64" for tensor in stored.values()) else np.float32
-    arrays = {name: np.zeros(shape, dtype) for name, shape in shapes.items() if name not in stored}
-    arrays |= {name: read_tensor(name, tensor, dtype) for name, tensor in stored.items() if name != "lm_head.weight"}
-    if "lm_head.weight" in stored:
-        check_tied(stored["lm_head.weight"], arrays["wte.weight"])
-    arrays = {
-        name: array.T if turned and is_matrix(name) and name in stored else array for name, array in arrays.items()
-    }
+        tokenizer = vocabulary and read_vocabulary(Path(vocabulary), config)
+        dtype = np.float64 if any(tensor.dtype == "F64" for tensor in stored.values()) else np.float32
+        arrays = {name: np.zeros(shape, dtype) for name, shape in shapes.items() if name not in stored}
+        arrays |= {
+            name: read_tensor(name, tensor, dtype) for name, tensor in stored.items() if name != "lm_head.weight"
+        }
+        if "lm_head.weight" in stored:
+            check_tied(stored["lm_head.weight"], arrays["wte.weight"])
+        arrays = {
+            name: array.T if turned and is_matrix(name) and name in stored else array for name, array in arrays.items()
+        }
     save_folder(folder, config, nest(arrays), dtype, tokenizer.end_of_text if tokenizer else None)
     if tokenizer:
         copy_vocabulary(Path(vocabulary), folder)
     return config
 
 
-def read_state(path):
-    """Every weight of a state dict under GPT-2's own name: {name: tensors.Stored}, the masks left out."""
-    from .checkpoint.tensors import open_file, read_header
+def read_state(file):
+    """Every weight of a state dict, an open TensorFile, under GPT-2's own name: {name: header.Stored}, the masks left out."""
+    from .checkpoint.header import read_header
 
-    with open_file(path) as file:
-        start = file.read(4)
+    path, start = file.path, file.read(4, 0)
     if start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
         safe = str(path.with_suffix(".safetensors"))
         raise CheckpointError(
@@ -81,7 +83,7 @@ def read_state(path):
             f"import torch; {SAVE.format(path=str(path), safe=safe)}"
         )
     found = {}
-    for name, tensor in read_header(path).items():
+    for name, tensor in read_header(file).items():
         short = without_prefixes(name)
         if short in found:
             raise CheckpointError(f"{path} holds {brief(short)} twice, once as {brief(name)}: save one model alone")

@@ -19,11 +19,11 @@ from .overwrite import Overwrite, attend_with, overwritten_block, prepare
 class KeyValueCache:
     """The keys and values of the `length` positions read so far; k, v [n_layer, n_head, n_ctx, d_head]."""
 
-    def __init__(self, config, dtype=np.float32):
+    def __init__(self, config: m.Config, dtype: np.typing.DTypeLike = np.float32):
         shape = (config.n_layer, config.n_head, config.n_ctx, config.d_head)
         self.k, self.v, self.length = np.empty(shape, dtype), np.empty(shape, dtype), 0
 
-    def extend(self, layer, k, v):
+    def extend(self, layer: int, k: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Store the keys and values of new positions; return those of all positions, [n_head, n_k, d_head]."""
         stop = self.length + k.shape[-2]
         self.k[layer, :, self.length : stop] = k
@@ -139,7 +139,9 @@ def continued(model, tokens, n, temperature, top_k, top_p, seed, stop, read):
     return extend()
 
 
-def choose(logits, temperature, top_k, top_p, rng):
+def choose(
+    logits: np.ndarray, temperature: float, top_k: int | None, top_p: float | None, rng: np.random.Generator
+) -> int:
     """Choose the next token from its logits [n_vocab]: the likeliest at temperature 0, otherwise a draw.
 
     The logits are divided by the temperature, then cut to the top_k largest (Fan et al. 2018), then to the nucleus: the

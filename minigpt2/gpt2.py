@@ -6,17 +6,21 @@ and tokenizer.py the vocabulary.
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from . import model as m
 from .checks import check_batch, check_finite, check_resumed, check_tokens, quiet
-from .memory import keep_freed_memory, room_for
-from .overwrite import Overwrite, check_ahead, overwritten_block, prepare, put
+from .memory import keep_freed_memory
+from .overwrite import Overwrite, at_resid_post, check_ahead, overwritten_block, prepare, put
 from .shapes import check_config, check_weights
+
+if TYPE_CHECKING:
+    from .tokenizer import Tokenizer
 
 
 class GPT2:
@@ -26,24 +30,38 @@ class GPT2:
     CheckpointError for weights that are not exactly those of the config.
     """
 
-    def __init__(self, config, weights, tokenizer=None, name="unnamed", revision=None):
+    def __init__(
+        self,
+        config: m.Config,
+        weights: m.Weights,
+        tokenizer: "Tokenizer | Callable[[], Tokenizer] | None" = None,
+        name: str = "unnamed",
+        revision: str | None = None,
+    ):
         check_config(config)
         self.config = config
         self.weights = check_weights(config, weights)
         self.name = name
         self.revision = revision
         self._tokenizer = tokenizer
-        self._origin = None  # (name or absolute folder, dtype, revision) of a model that can be loaded again
+        self._origin: tuple[str, str, str | None] | None = None  # what load_again needs of a model that was loaded
         keep_freed_memory()
 
     @classmethod
-    def from_pretrained(cls, name_or_folder="gpt2", dtype=np.float32, revision=None, mapped=False):
+    def from_pretrained(
+        cls,
+        name_or_folder: str | os.PathLike[str] = "gpt2",
+        dtype: "np.typing.DTypeLike" = np.float32,
+        revision: str | None = None,
+        mapped: bool = False,
+    ) -> "GPT2":
         """Load a checkpoint from the Hugging Face Hub (or its cache), or from a folder in the Hub's layout.
 
         dtype is float32 or float64, whatever the file stores. revision is a commit, branch or tag of the Hub
-        repository; the default for "gpt2" is one pinned commit. mapped=True maps the weights' file where it has them as
-        they are needed, so that processes of one machine share them; the file must not change meanwhile. Raises minigpt2.CheckpointError (a ValueError) for
-        a checkpoint that cannot be used, minigpt2.HubError (an OSError) for one that cannot be fetched.
+        repository; the default for "gpt2" is one pinned commit. mapped=True maps the weights' file into memory
+        where it has them as they are needed, so that processes of one machine share them; the file must not change
+        meanwhile. Raises minigpt2.CheckpointError (a ValueError) for a checkpoint that cannot be used, minigpt2.HubError
+        (an OSError) for one that cannot be fetched.
         """
         from .checkpoint.weights import load
 
@@ -61,7 +79,7 @@ class GPT2:
 
         return load_again, (type(self), *self._origin, self.name, fingerprint(self.weights))
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         c = self.config
         return (
             f"GPT2({self.name!r}, {c.n_layer} layers, {c.n_head} heads, n_embd {c.n_embd}, n_ctx {c.n_ctx}, "
@@ -69,11 +87,11 @@ class GPT2:
         )
 
     @property
-    def dtype(self):
+    def dtype(self) -> np.dtype:
         return self.weights.wte.dtype
 
     @cached_property
-    def tokenizer(self):
+    def tokenizer(self) -> "Tokenizer":
         """The vocabulary as minigpt2.tokenizer.Tokenizer; loaded on first use, since running on ids needs none."""
         if self._tokenizer is None:
             raise ValueError(
@@ -81,15 +99,15 @@ class GPT2:
             )
         return self._tokenizer() if callable(self._tokenizer) else self._tokenizer
 
-    def encode(self, text):
+    def encode(self, text: str) -> list[int]:
         """Text to token ids, list[int]."""
         return self.tokenizer.encode(text)
 
-    def decode(self, tokens):
+    def decode(self, tokens: Iterable[int]) -> str:
         """Token ids to text."""
         return self.tokenizer.decode(tokens)
 
-    def labels(self, tokens):
+    def labels(self, tokens: Iterable[int]) -> list[str]:
         """A visible string for each token id, list[str]: "␣Jones", or where the vocabulary has no such id "<50300>".
 
         For a model whose vocabulary is not at hand, the ids themselves.
@@ -124,8 +142,9 @@ class GPT2:
         """
         c, tokens = self.config, check_batch(texts, self.config, self.name)  # [n_texts, n_seq]
         writes, names = prepare(overwrites, self, tokens.shape[1]), kept_names(keep)
-        kept = room_for(names, c, tokens.shape, self.dtype)
-        stream = kept.pop("stream")  # [n_layer + 1, n_texts, n_seq, n_embd]
+        n_texts, n_seq = tokens.shape
+        stream = np.empty((c.n_layer + 1, n_texts, n_seq, c.n_embd), self.dtype)
+        kept = {name: np.empty((c.n_layer, n_texts, *shape_of(name, c, n_seq)), self.dtype) for name in names}
         stream[0] = m.embed(tokens, self.weights.wte, self.weights.wpe)
         for layer, h in enumerate(self.weights.h):
             with quiet():
@@ -196,6 +215,12 @@ def kept_names(keep):
     return [name for name in ACTIVATIONS if name in keep and name not in ("resid_pre", "resid_post")]
 
 
+def shape_of(name, config, n_seq):
+    """The shape of one layer of an activation, of one text."""
+    by_head = name in ("q", "k", "v", "z")
+    return (config.n_head, n_seq, config.d_head) if by_head else (n_seq, config.n_embd)
+
+
 class Kept:
     """An activation of a Run: its array, or the sentence that says why it is not there."""
 
@@ -216,14 +241,14 @@ class Kept:
 class Run:
     """What a model computed for one text. All arrays are read-only; copy one to edit it.
 
-    Names are TransformerLens's; resid_post[layer] is resid_pre[layer + 1], in the same memory. All arrays of a run share
-    one block of it, so a vector kept from each of many runs keeps them all: keep a copy.
+    Names are TransformerLens's; resid_post[layer] is resid_pre[layer + 1], in the same memory. A vector taken from a
+    run is a view that keeps the whole array it is of: of many runs, keep copies.
     """
 
     model: GPT2
-    tokens: tuple  # n_seq ids
-    kept: dict  # the arrays below, as many as were kept
-    overwrites: tuple = ()  # what was written while it ran
+    tokens: tuple[int, ...]  # n_seq ids
+    kept: dict[str, np.ndarray]  # the arrays below, as many as were kept
+    overwrites: tuple[Overwrite, ...] = ()  # what was written while it ran
 
     resid_pre = Kept()  # [n_layer, n_seq, n_embd]
     resid_mid = Kept()  # [n_layer, n_seq, n_embd]
@@ -254,12 +279,13 @@ class Run:
 
     @cached_property
     def writes(self):
-        """The overwrites as overwrite.prepare has them, by layer."""
-        return prepare(self.overwrites, self.model, len(self.tokens))
+        """The overwrites as overwrite.prepare has them, by layer; those of a resid_pre as of the resid_post before it."""
+        return at_resid_post(prepare(self.overwrites, self.model, len(self.tokens)))
 
     def activation(self, name: str, layer: int, head: int | None = None) -> np.ndarray:
         """One layer of any activation, or one head's: pattern [n_head, n_seq, n_seq] and result [n_head, n_seq, n_embd]
         are made on the spot."""
+        layer = range(self.model.config.n_layer)[layer]
         heads, writes = slice(None) if head is None else head, self.writes.get(layer, ())
         if name == "pattern" and any(write.name == name for write in writes):
             pattern = m.attention_pattern(self.q[layer], self.k[layer])

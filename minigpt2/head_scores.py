@@ -36,7 +36,11 @@ def check_period(run, period):
     """period, if the text is a round of so many tokens again and again, at least twice; else a ValueError."""
     n_seq = len(run.tokens)
     if isinstance(period, bool) or not isinstance(period, (int, np.integer)) or not 1 <= period <= n_seq // 2:
-        raise ValueError(f"period is the length of one round, from 1 to {n_seq // 2} for {n_seq} tokens, got {period!r:.40}")
+        raise ValueError(
+            f"period is the length of one round, from 1 to {n_seq // 2} for {n_seq} tokens, got {period!r:.40}"
+        )
     if run.tokens[period:] != run.tokens[:-period]:
-        raise ValueError(f"the text does not repeat its first {period} tokens: run a text of random tokens, given twice")
+        raise ValueError(
+            f"the text does not repeat its first {period} tokens: run a text of random tokens, given twice"
+        )
     return int(period)

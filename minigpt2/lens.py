@@ -10,8 +10,10 @@ Both say what is written directly into the last layer norm, not what a layer doe
 patching's question. pictures.py draws all of this.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -27,18 +29,20 @@ class LogitLens:
     top_tokens: np.ndarray  # [n_layer + 1, n_seq, top], likeliest first
     top_logits: np.ndarray  # [n_layer + 1, n_seq, top]
     top_probabilities: np.ndarray  # [n_layer + 1, n_seq, top]
-    chosen: tuple  # token ids
+    chosen: tuple[int, ...]  # token ids
     chosen_logits: np.ndarray  # [n_layer + 1, n_seq, len(chosen)]
     chosen_probabilities: np.ndarray  # [n_layer + 1, n_seq, len(chosen)]
     logits: np.ndarray | None  # [n_layer + 1, n_seq, n_vocab] if asked for
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         n_depths, n_seq, top = self.top_tokens.shape
         ends = ", ".join(map(repr, self.run.model.labels(self.top_tokens[:, -1, 0])))
         return f"LogitLens({n_depths} depths x {n_seq} positions, top {top}; at the last position: {ends})"
 
 
-def logit_lens(run, top=1, chosen=(), keep_logits=False, rows=128):
+def logit_lens(
+    run: Run, top: int = 1, chosen: Sequence[int] = (), keep_logits: bool = False, rows: int = 128
+) -> LogitLens:
     """Unembed the stream of every layer: the final layer norm and wte, as if the layers above did not exist.
 
     Keeps the `top` likeliest tokens of each cell and the logits of the `chosen` token ids. keep_logits keeps all logits
@@ -91,7 +95,8 @@ def likeliest(logits, top):
 class Attribution:
     """What everything that wrote into one position's stream adds to logit(plus) - logit(minus).
 
-    embedding, position_embedding, heads, attn_bias, mlp and ln_f_bias sum to `total`, the model's own logit difference.
+    embedding, position_embedding, heads, attn_bias, mlp, ln_f_bias and overwritten sum to `total`, the model's own logit
+    difference.
     """
 
     run: Run
@@ -105,33 +110,35 @@ class Attribution:
     attn_bias: np.ndarray  # [n_layer]: c_proj's bias, which belongs to no head
     mlp: np.ndarray  # [n_layer]
     ln_f_bias: float
+    overwritten: float = 0.0  # what overwrites of the stream itself, of a head's result or of a layer's sum put in
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         terms = sorted(self.terms, key=lambda term: -abs(term[1]))[:4]
         largest = ", ".join(f"{name} {value:+.2f}" for name, value in terms)
         return f"Attribution({self.question} = {self.total:+.3f} at position {self.position}; largest: {largest})"
 
     @property
-    def question(self):
+    def question(self) -> str:
         plus, minus = self.run.model.labels([self.plus, self.minus])
         return f"logit({plus}) - logit({minus})"
 
     @property
-    def attn(self):
+    def attn(self) -> np.ndarray:
         """Each layer's attention, [n_layer]: its heads and its bias."""
         return self.heads.sum(axis=1) + self.attn_bias
 
     @cached_property
-    def terms(self):
+    def terms(self) -> list[tuple[str, float]]:
         """Every term with a name, in the order in which the stream receives them; they sum to `total`."""
         terms = [("token embedding", self.embedding), ("position embedding", self.position_embedding)]
         for layer, heads in enumerate(self.heads):
             terms += [(f"head {layer}.{head}", float(value)) for head, value in enumerate(heads)]
             terms += [(f"attn {layer} bias", float(self.attn_bias[layer])), (f"mlp {layer}", float(self.mlp[layer]))]
-        return [*terms, ("ln_f bias", self.ln_f_bias)]
+        terms.append(("ln_f bias", self.ln_f_bias))
+        return [*terms, ("overwritten", self.overwritten)] if self.run.overwrites else terms
 
 
-def direct_logit_attribution(run, plus, minus, position=-1):
+def direct_logit_attribution(run: Run, plus: int | str, minus: int | str, position: int = -1) -> Attribution:
     """Take logit(plus) - logit(minus) at one position apart into what each part of the model wrote, exactly.
 
     plus and minus are token ids, or texts of one token each. The final layer norm is (x - mean) / s * weight + bias;
@@ -139,8 +146,8 @@ def direct_logit_attribution(run, plus, minus, position=-1):
     wte[plus] - wte[minus]. Raises ValueError for a token or a position that is not there.
     """
     model, c, weights = run.model, run.model.config, run.model.weights
-    plus, minus = (model.tokenizer.single_token(token) if isinstance(token, str) else token for token in (plus, minus))
-    plus, minus = model.check_tokens([plus, minus]).tolist()
+    ids = [model.tokenizer.single_token(token) if isinstance(token, str) else token for token in (plus, minus)]
+    plus, minus = map(int, model.check_tokens(ids))
     if plus == minus:
         raise ValueError(f"plus and minus are both token {plus}: attribution compares two different tokens")
     n_seq = len(run.tokens)
@@ -156,13 +163,14 @@ def direct_logit_attribution(run, plus, minus, position=-1):
 
     rows = [h.attn.c_proj.weight @ reads for h in weights.h]  # n_layer of [n_embd]: what each column of z adds
     z = run.z[:, :, position]  # [n_layer, n_head, d_head]
-    total = m.layer_norm(resid, *weights.ln_f, c.layer_norm_epsilon) @ direction
-    return Attribution(
-        run, plus, minus, position, float(total),
+    total = m.layer_norm(resid, weights.ln_f.weight, weights.ln_f.bias, c.layer_norm_epsilon) @ direction
+    parts: dict[str, Any] = dict(
         embedding=float(weights.wte[run.tokens[position]] @ reads),
         position_embedding=float(weights.wpe[position] @ reads),
         heads=read_only((z * np.reshape(rows, z.shape)).sum(axis=-1)),
         attn_bias=read_only(np.array([h.attn.c_proj.bias @ reads for h in weights.h])),
         mlp=read_only(run.mlp_out[:, position] @ reads),
         ln_f_bias=float(weights.ln_f.bias @ direction),
-    )  # fmt: skip
+    )
+    rest = float(total) - sum(float(np.sum(part)) for part in parts.values()) if run.overwrites else 0.0
+    return Attribution(run, plus, minus, position, float(total), **parts, overwritten=rest)

@@ -93,6 +93,17 @@ def as_writes(overwrites):
     return writes
 
 
+def at_resid_post(writes):
+    """The same with every write to a resid_pre made to the resid_post of the layer before, which in a Run is the same array;
+    layer 0 keeps its own."""
+    moved = {}
+    for layer, some in writes.items():
+        for write in some:
+            before = write.name == "resid_pre" and layer > 0
+            moved.setdefault(layer - before, []).append(write._replace(name="resid_post") if before else write)
+    return {layer: sorted(some, key=lambda write: ORDER.index(write.name)) for layer, some in moved.items()}
+
+
 def put(writes, name, array, z, c_proj):
     """Write into an activation that a block has just handed out. z and c_proj are what `result` is a product of."""
     for write in writes:

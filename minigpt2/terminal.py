@@ -12,12 +12,13 @@ import sys
 import threading
 import unicodedata
 from contextlib import contextmanager
-from itertools import zip_longest
+from itertools import accumulate, takewhile, zip_longest
 from pathlib import Path
 
 
 def guarded(main):
     """Run main() and return its exit status (None is 0): an error that a user can cause is a sentence on stderr."""
+    os.environ.pop("MPLBACKEND", None)  # a notebook hands down its own, without which matplotlib then does not import
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by whoever started the command, as by >&-
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
@@ -147,9 +148,8 @@ def width(text):
 def fit(text, n, right=False):
     """Text in exactly n columns: padded, or cut with "…" at its end."""
     if width(text) > n:
-        while width(text) > n - 1:
-            text = text[:-1]
-        text = (text + "…")[:n]
+        ends = takewhile(lambda end: end < n, accumulate(map(width, text)))  # the column after each character
+        text = text[: len(list(ends))] + "…" * (n > 0)
     pad = " " * (n - width(text))
     return pad + text if right else text + pad
 

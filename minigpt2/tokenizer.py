@@ -4,8 +4,10 @@ How text becomes tokens is bpe.py's, what a checkpoint's files say of its vocabu
 """
 
 import operator
+import os
 import re
 import unicodedata
+from collections.abc import Iterable
 
 from . import bpe
 from .added_tokens import AddedTokens
@@ -27,7 +29,7 @@ class Tokenizer:
     None for a vocabulary without. `adds_bos` and `prefix_space` say whether encode puts that, or a space, there.
     """
 
-    def __init__(self, vocab_path, merges_path):
+    def __init__(self, vocab_path: str | os.PathLike[str], merges_path: str | os.PathLike[str]):
         """Read vocab.json and merges.txt and nothing beside them; from_folder reads all that a checkpoint has.
 
         Raises VocabularyError for files that are missing, broken, not of one vocabulary or not understood.
@@ -35,7 +37,7 @@ class Tokenizer:
         self._use(read_pair(vocab_path, merges_path))
 
     @classmethod
-    def from_folder(cls, folder):
+    def from_folder(cls, folder: str | os.PathLike[str]) -> "Tokenizer":
         """Read the vocabulary of a checkpoint's folder: tokenizer.json, or vocab.json and merges.txt, and with them
         the added tokens and settings of tokenizer_config.json. Raises VocabularyError as the constructor does."""
         tokenizer = cls.__new__(cls)
@@ -56,10 +58,10 @@ class Tokenizer:
         self.end_of_text = known.get(END_OF_TEXT)
         self.bos = vocabulary.bos if vocabulary.adds_bos or vocabulary.bos in known.values() else None
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"Tokenizer({str(self.path)!r}, {self.n_vocab:,} tokens)"
 
-    def encode(self, text, allow_special=True):
+    def encode(self, text: str, allow_special: bool = True) -> list[int]:
         """Turn text into token ids, list[int], as Hugging Face's GPT-2 tokenizer does.
 
         "<|endoftext|>" in the text, and every other special token, becomes that token; with allow_special=False it is
@@ -68,7 +70,7 @@ class Tokenizer:
         before = [self.bos] if self.adds_bos else []
         return before + self._encode(text, allow_special, self.prefix_space)
 
-    def continuation(self, text):
+    def continuation(self, text: str) -> list[int]:
         """Turn text that goes on from another, an answer after a prompt, into ids: nothing is put before it."""
         return self._encode(text, allow_special=True, prefix_space=False)
 
@@ -88,11 +90,11 @@ class Tokenizer:
                 ids += self._encoder.encode(" " + piece if prefix_space and piece[0] != " " else piece)
         return ids
 
-    def decode(self, tokens):
+    def decode(self, tokens: Iterable[int]) -> str:
         """Turn token ids into text; bytes that are no UTF-8 become U+FFFD, as a character cut between tokens leaves."""
         return b"".join(self._bytes(token) for token in self.check_ids(tokens)).decode("utf-8", errors="replace")
 
-    def token_bytes(self, token):
+    def token_bytes(self, token: int) -> bytes:
         """Return the bytes of one token, which need not be whole characters."""
         return self._bytes(*self.check_ids([token]))
 
@@ -103,7 +105,7 @@ class Tokenizer:
             else bpe.unspell(self._tokens[token])
         )
 
-    def visible(self, token):
+    def visible(self, token: int) -> str:
         r"""Return one token's label for figures and tables: one line, never blank, different for every token of GPT-2.
 
         ␣ is a space, ↵ a newline, ⇥ a tab; \xNN a control character, or a byte that is no character by itself; \uNNNN
@@ -113,11 +115,11 @@ class Tokenizer:
         label = "".join(c if c.isprintable() and c != " " else SHOWN.get(c) or escaped(c) for c in text)
         return "◌" + label if unicodedata.category(label[0]).startswith("M") else label
 
-    def visible_tokens(self, tokens):
+    def visible_tokens(self, tokens: Iterable[int]) -> list[str]:
         """Return the labels of several tokens, list[str]."""
         return [self.visible(token) for token in self.check_ids(tokens)]
 
-    def single_token(self, text):
+    def single_token(self, text: str) -> int:
         """Return the id of the one token that is exactly this text, or raise a ValueError that shows its tokens.
 
         Exactly this text, also where encode puts a space or a BOS before a text: an answer continues a prompt.
@@ -131,11 +133,11 @@ class Tokenizer:
             "part of it)"
         )
 
-    def spelled(self, text):
+    def spelled(self, text: str) -> str:
         labels = self.visible_tokens(self.continuation(text))
         return f"{text!r} is {len(labels)} token{'s' * (len(labels) != 1)} ({'|'.join(labels)})"
 
-    def check_ids(self, tokens):
+    def check_ids(self, tokens: Iterable[int]) -> list[int]:
         """Return token ids as list[int], or raise a ValueError naming the one that this vocabulary does not have."""
         try:
             ids = [operator.index(token) for token in tokens]

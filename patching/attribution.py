@@ -95,7 +95,8 @@ def add_up_cells(result, question, layer, effect):
 
 
 def add_up_places(result, question, layer, effect):
-    """Each patch is a set of places; to first order their effects add up."""
+    """Each patch is a set of places: their effects by themselves, added up. That is no slope where one place reads another,
+    whose own effect the overwriting of the later one cuts off."""
     effect = effect()
     for patch in question.patches():
         for place in patch.places:
@@ -104,15 +105,15 @@ def add_up_places(result, question, layer, effect):
                 result.values[patch.index] += cells[place.positions].sum()
 
 
-def slope(plan):
-    """d(metric) / d(logits) of the base run's last position, [n_vocab]."""
+def slope(plan, run=None):
+    """d(metric) / d(logits) of the last position of the base run, or of another run of the same text, [n_vocab]."""
     metric, tokens = plan.metric, plan.metric.tokens
     if metric.slope is None:
         raise ValueError(
             f"attribution needs the derivative of the metric, and {metric.name} has none: give it an attribute "
             "slope(logits) that returns [n_vocab], or use sweep"
         )
-    resid = plan.base.resid_post[-1, -1]
+    resid = (run or plan.base).resid_post[-1, -1]
     if tokens is None:
         return checked(metric.slope, plan.logits(resid))
     dlogits = np.zeros(plan.model.config.n_vocab, plan.model.dtype)

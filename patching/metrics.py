@@ -29,7 +29,7 @@ class Metric:
     unit: str
     read: Callable
     slope: Callable | None = None
-    tokens: tuple | None = None
+    tokens: tuple[int, ...] | None = None
     name: str = ""
 
 

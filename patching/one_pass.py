@@ -33,11 +33,15 @@ def join_of(plan, patch):
     masked = read is not None and read >= positions.stop  # an entry of a pattern, which is 0 in both runs
     if masked or max(each.positions.stop for each in patch.places) <= plan.first_change:
         return None
-    first = plan.first_row(patch)
-    writes = as_writes(plan.overwrites(patch))
+    return arrival_of(plan, patch, plan.first_row(patch), as_writes(plan.overwrites(patch)))
+
+
+def arrival_of(plan, patch, first, writes):
+    """The Arrival of what some writes change from position `first` on, or None where nothing that is read changes."""
+    lowest = min(writes)
     with quiet():
         stream, layer, at = entry(plan.base, writes)  # [n_seq, n_embd]
-    check_finite(stream, f"the patched stream overflowed {plan.model.dtype} in layer {patch.places[0].layer}")
+    check_finite(stream, f"the patched stream overflowed {plan.model.dtype} in layer {lowest}")
     n_layer, n_seq = plan.model.config.n_layer, len(stream)
     if layer < n_layer - (at == "resid_mid"):
         return Arrival(patch, layer, at, first, stream[first:].copy(), writes)
@@ -230,9 +234,12 @@ class Streams:
         return cut(base_writes), [cut(member.writes.get(layer, ())) for member in group]
 
     def put(self, layer, base_writes, name, array, z, h):
-        """Write into an activation of all streams what the base run overwrites, then what each patch does."""
+        """Write into an activation of all streams what the base run overwrites, then what each patch does. Streams that join
+        at resid_pre have the base run's writes to it already."""
         for write in base_writes:
-            if write.name != "pattern" and name == ("attn_out" if write.name == "result" else write.name):
+            if write.name not in ("pattern", "resid_pre") and name == (
+                "attn_out" if write.name == "result" else write.name
+            ):
                 rows, which = self.rows_of(write.positions)
                 put([write.at_rows(rows, which)], name, array, z, h.attn.c_proj)
         start = 0

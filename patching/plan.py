@@ -50,7 +50,7 @@ class Question:
             )
         self.model, self.site_name, self.site = model, site, SITES[site]
         self.direction, self.alpha = direction, float(alpha)
-        self.pair, self.tokens = pair, pair.tokens(model)
+        self.pair, self.tokens = pair, pair.tokens(model, may_be_equal=source_overwrites is not None)
         self.n_seq = len(self.tokens.clean)
         self.source = make_source(source, model, direction)
         self.overwrites = overwrites
@@ -98,7 +98,7 @@ class Question:
             raise ValueError("places must be a list of sets, each a list of places, e.g. [[(9, 6), (9, 9)]]") from None
         if not sets or not all(sets):
             raise ValueError("places must be a list of sets with at least one place in each")
-        return tuple(tuple(self._place(place) for place in self._distinct(some)) for some in sets)
+        return tuple(self._distinct(tuple(self._place(place) for place in some)) for some in sets)
 
     @property
     def named_places(self):
@@ -110,9 +110,14 @@ class Question:
         return tuple(tuple((place.layer, place.head, at(place.positions)) for place in some) for some in self.places)
 
     def _distinct(self, some):
-        for i, place in enumerate(some):
-            if place in some[:i]:
-                raise ValueError(f"a set of places names {place} twice")
+        """The places of one set, or a ValueError where two of them overlap."""
+        seen = set()
+        for layer, head, positions, _ in some:
+            for position in range(positions.start, positions.stop):
+                if (layer, head, position) in seen:
+                    at = (layer, position) if head is None else (layer, head, position)
+                    raise ValueError(f"a set of places contains {at} twice")
+                seen.add((layer, head, position))
         return some
 
     def _place(self, place):
@@ -144,10 +149,11 @@ class Question:
 
 class Plan:
     """A Question, both texts run, and a metric: a name of patching.METRICS, or a function of the last position's logits
-    [n_vocab] that returns a number."""
+    [n_vocab] that returns a number. keep names activations that both runs hold beside what the patches need."""
 
-    def __init__(self, question, metric="logit_difference"):
+    def __init__(self, question, metric="logit_difference", keep=()):
         self.question, self.model, self.tokens = question, question.model, question.tokens
+        self.keep = list(keep)
         denoising = question.direction == "denoising"
         clean, corrupted = self._runs(("source", "base") if denoising else ("base", "source"))
         self.runs = Runs(corrupted, clean) if denoising else Runs(clean, corrupted)
@@ -179,7 +185,7 @@ class Plan:
         """The runs of the clean and of the corrupted text, which are "base" or "source"."""
         question, texts = self.question, (self.tokens.clean, self.tokens.corrupted)
         name = question.site.activation
-        patched = ["q", "k"] if name == "pattern" else [name]
+        patched = [*self.keep, *(["q", "k"] if name == "pattern" else [name])]
         keep = {"base": [*patched, "resid_mid", "q", "k", "v", "z"], "source": patched}
         overwrites = {"base": question.overwrites, "source": question.source_overwrites}
         if len(texts[0]) <= 256 and question.overwrites is question.source_overwrites:
@@ -257,6 +263,7 @@ class Plan:
             method=method,
             source=self.source.words,
             places=question.named_places,
+            overwrites=len(question.overwrites),
         )
 
 

@@ -1,10 +1,12 @@
 """A pair of prompts and the two answers that tell them apart: are they aligned, position by position?"""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
+from minigpt2 import GPT2
 from minigpt2.terminal import fit, width
 
 
@@ -20,15 +22,15 @@ class PromptPair:
 
     clean: str
     corrupted: str
-    answers: tuple
+    answers: tuple  # of two texts, or of two ids
     bos: bool = False
-    ids: tuple = None  # (clean ids, corrupted ids) when made from tokens
+    ids: tuple[tuple[int, ...], tuple[int, ...]] | None = None  # (clean ids, corrupted ids) when made from tokens
 
     @classmethod
-    def from_tokens(cls, clean, corrupted, answers):
+    def from_tokens(cls, clean: Sequence[int], corrupted: Sequence[int], answers: Sequence[int]) -> "PromptPair":
         """A pair given as token ids, for models without a vocabulary: two lists of ids, and two answer ids."""
         try:
-            return cls(None, None, tuple(answers), ids=(tuple(clean), tuple(corrupted)))
+            return cls(None, None, tuple(answers), ids=(tuple(clean), tuple(corrupted)))  # type: ignore[arg-type]
         except TypeError:
             given = ", ".join(type(part).__name__ for part in (clean, corrupted, answers))
             raise ValueError(f"from_tokens takes two lists of token ids and two answer ids, got {given}") from None
@@ -44,7 +46,7 @@ class PromptPair:
         ):
             raise ValueError("PromptPair takes texts and texts as answers; PromptPair.from_tokens takes token ids")
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         clean, corrupted = self.ids or (self.clean, self.corrupted)
         return f"PromptPair({clean!r} -> {self.answers[0]!r}, {corrupted!r} -> {self.answers[1]!r})"
 
@@ -64,15 +66,18 @@ class PromptPair:
                 raise ValueError(f"a set of answers has token {max(some, key=some.count)} twice")
         return sets
 
-    def tokens(self, model):
-        """Tokenise with the model's vocabulary and check. Returns PairTokens, or raises ValueError with the remedy."""
+    def tokens(self, model: GPT2, may_be_equal: bool = False) -> "PairTokens":
+        """Tokenise with the model's vocabulary and check. Returns PairTokens, or raises ValueError with the remedy.
+
+        may_be_equal: the two runs differ in something else than their tokens, such as what is overwritten in them.
+        """
         if self.ids is None:
             bos = [beginning_of_sequence(model)] if self.bos and not model.tokenizer.adds_bos else []
-            clean, corrupted = bos + model.encode(self.clean), bos + model.encode(self.corrupted)
+            texts = [bos + model.encode(text) for text in (self.clean, self.corrupted)]
             answers = self.answer_sets(model)
         else:
-            (clean, corrupted), answers = self.ids, None
-        clean, corrupted = model.check_tokens(clean), model.check_tokens(corrupted)
+            texts, answers = [list(ids) for ids in self.ids], None
+        clean, corrupted = map(model.check_tokens, texts)
         if len(clean) != len(corrupted):
             raise ValueError(
                 f"clean has {len(clean)} tokens, corrupted {len(corrupted)}: patching compares position by position, so "
@@ -80,7 +85,7 @@ class PromptPair:
             )
         answers = [some[0] for some in answers or self.answer_sets(model)]
         tokens = PairTokens(*(tuple(map(int, ids)) for ids in (clean, corrupted, answers)))
-        if not tokens.differing:
+        if not (tokens.differing or may_be_equal):
             raise ValueError("clean and corrupted are the same tokens, so there is nothing to patch; change a token")
         return tokens
 
@@ -88,11 +93,13 @@ class PromptPair:
         """This pair as token ids, cut after a position: the metric is then read there, which later tokens cannot change."""
         tokens, n = self.tokens(model), len(self.tokens(model).clean)
         if isinstance(position, bool) or not isinstance(position, int) or not -n <= position < n:
-            raise ValueError(f"at is where the metric is read, a position from 0 to {n - 1} (or -{n} to -1), got {position!r:.40}")
+            raise ValueError(
+                f"at is where the metric is read, a position from 0 to {n - 1} (or -{n} to -1), got {position!r:.40}"
+            )
         stop = position % n + 1
         return PromptPair.from_tokens(tokens.clean[:stop], tokens.corrupted[:stop], self.answer_sets(model))
 
-    def warnings(self, model):
+    def warnings(self, model: GPT2) -> list[str]:
         """Say what in the texts is seldom meant, list of sentences: a space at the end, an answer without its space, a
         BOS twice. A pair of token ids gets none."""
         if self.ids is not None:
@@ -118,16 +125,16 @@ class PromptPair:
 
 
 class TokenIds(NamedTuple):
-    clean: tuple  # n_seq ids
-    corrupted: tuple  # n_seq ids
-    answers: tuple  # (clean answer, corrupted answer), of a set of them its first
+    clean: tuple[int, ...]  # n_seq ids
+    corrupted: tuple[int, ...]  # n_seq ids
+    answers: tuple[int, int]  # (clean answer, corrupted answer), of a set of them its first
 
 
 class PairTokens(TokenIds):
     """The token ids of a pair."""
 
     @cached_property
-    def differing(self) -> tuple:
+    def differing(self) -> tuple[int, ...]:
         """The positions at which the two texts differ, in ascending order."""
         return tuple(pos for pos, (a, b) in enumerate(zip(self.clean, self.corrupted)) if a != b)
 

@@ -1,5 +1,6 @@
 """What a sweep returns: the values with everything that is needed to read them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +9,9 @@ from .metrics import is_bounded
 from .prompts import PairTokens
 
 ROUNDING = 1e-4  # more than float32 leaves of a difference of logits that is zero
+
+
+OTHER_RUN = "the other run"  # the source of every patch that is not said to be another
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -22,27 +26,26 @@ class Result:
     values: np.ndarray  # [n_layer, n_seq] for resid_post, and so on
     clean_value: float  # the metric of the clean run
     corrupted_value: float  # the metric of the corrupted run
-    axes: dict
+    axes: dict[str, list[int]]
     site: str
     direction: str
     metric: str
     unit: str
     alpha: float
     tokens: PairTokens
-    clean_labels: tuple  # a visible string for each position
-    corrupted_labels: tuple
-    answer_labels: tuple  # (clean answer, corrupted answer)
+    clean_labels: tuple[str, ...]  # a visible string for each position
+    corrupted_labels: tuple[str, ...]
+    answer_labels: tuple[str, str]  # (clean answer, corrupted answer)
     model: str
-    revision: str = None
-    logits: np.ndarray = None  # [*values.shape, n_vocab] of the last position, with keep_logits
+    revision: str | None = None
+    logits: np.ndarray | None = None  # [*values.shape, n_vocab] of the last position, with keep_logits
     method: str = "patching"  # or "attribution", the first-order estimate
-    source: str = "the other run"  # what was written
-    spread: np.ndarray = None  # of a random source with several draws: the standard deviation beside each mean value
-    places: tuple = (
-        None  # of the axis "set": what each patched together, ((layer, head or None, position or None), ...)
-    )
+    source: str = OTHER_RUN  # what was written
+    overwrites: int = 0  # how many there were in the patched run throughout
+    spread: np.ndarray | None = None  # of several draws: the standard deviation beside each mean value
+    places: tuple | None = None  # of the axis "set": what each patched, ((layer, head or None, position or None), ...)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         lo, hi = float(self.values.min()), float(self.values.max())
         return (
             f"Result({self.site} by {' x '.join(self.axes)} {list(self.values.shape)}, {self.direction}, "
@@ -52,13 +55,9 @@ class Result:
 
     def _repr_png_(self):
         """The heatmap, which a notebook shows for a result. The one import upwards, and only when a notebook asks."""
-        from io import BytesIO
-
         from .draw.figure import figure
 
-        picture = BytesIO()
-        figure(self).savefig(picture, format="png", dpi=100)
-        return picture.getvalue()
+        return figure(self)._repr_png_()
 
     @property
     def base(self) -> str:
@@ -69,6 +68,20 @@ class Result:
     def target(self) -> str:
         """The run that the vectors came from."""
         return "corrupted" if self.base == "clean" else "clean"
+
+    @property
+    def restores(self) -> bool:
+        """Whether the clean run's vectors were written into the corrupted run: only then does a patch restore anything."""
+        return self.base == "corrupted" and self.source == OTHER_RUN
+
+    @property
+    def way(self) -> str:
+        """What was written where: "clean vectors written into the corrupted run"."""
+        what = f"{self.target} vectors" if self.source == OTHER_RUN else self.source
+        throughout = (
+            f" of a model with {self.overwrites} overwrite{'s' * (self.overwrites > 1)}" if self.overwrites else ""
+        )
+        return f"{what} written into the {self.base} run{throughout}"
 
     @property
     def base_value(self) -> float:
@@ -96,7 +109,7 @@ class Result:
         unbounded metric at least ROUNDING."""
         return ROUNDING * max(abs(self.clean_value), abs(self.corrupted_value), 0 if is_bounded(self.metric) else 1)
 
-    def at(self, **place) -> float:
+    def at(self, **place: int) -> float:
         """The value of one patch, by the model's indices: result.at(layer=3, position=4)."""
         if place.keys() != self.axes.keys():
             raise ValueError(f"at() needs {' and '.join(self.axes)} here, got {', '.join(place) or 'nothing'}")
@@ -107,17 +120,21 @@ class Result:
                 )
         return float(self.values[tuple(chosen.index(place[axis]) for axis, chosen in self.axes.items())])
 
-    def place(self, index) -> dict:
+    def place(self, index: Sequence[int]) -> dict[str, int]:
         """The model's indices by axis, {"layer": 3, "position": 4}, of the patch at values[index]."""
         return {axis: chosen[i] for (axis, chosen), i in zip(self.axes.items(), index)}
 
-    def label(self, axis, index) -> str:
+    def label(self, axis: str, index: int) -> str:
         """How one entry of an axis is called: its number, and at a position its token, or both where they differ."""
         if axis not in ("position", "source"):
             return f"{axis} {index}"
         return f"{index} {self.token_label(index)}"
 
-    def token_label(self, position) -> str:
+    def tokens_at(self, position: int) -> tuple[str, ...]:
+        """The label of the token at a position, or both labels where the texts differ."""
+        both = self.clean_labels[position], self.corrupted_labels[position]
+        return both if position in self.tokens.differing else both[:1]
+
+    def token_label(self, position: int) -> str:
         """ "␣was", or "␣Jones → ␣Smith" where the two texts differ."""
-        clean, corrupted = self.clean_labels[position], self.corrupted_labels[position]
-        return f"{clean} → {corrupted}" if position in self.tokens.differing else clean
+        return " → ".join(self.tokens_at(position))

@@ -10,6 +10,7 @@ import json
 import os
 import platform
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,12 +19,15 @@ from minigpt2.checkpoint import tensors
 from minigpt2.terminal import brief
 
 from .prompts import PairTokens
-from .result import Result
+from .result import OTHER_RUN, Result
 from .sites import SITES
 
 FORMAT = 1
 LARGEST = 1e100  # of a number in a result; matplotlib's scales end before floats do
 UNPACKED = 256 << 20  # bytes that any file may unpack to; a larger one (of logits) to 20 times its size
+MOST_CELLS = 5_000_000  # of a map; 48 layers x 25 heads x 1,024 positions are a million
+MOST = {"layer": 1000, "head": 1000, "position": 50_000, "source": 50_000}  # entries of an axis
+LONGEST = 100_000  # characters of a name or a label
 ARRAYS = ("values", "logits", "spread")
 SUFFIXES = (".npz", ".json", ".csv")
 KINDS = {  # of every other field of Result as JSON has it; the check of a file that someone may have edited
@@ -44,11 +48,12 @@ KINDS = {  # of every other field of Result as JSON has it; the check of a file 
     "method": str,
     "source": str,
     "places": (list, type(None)),
+    "overwrites": int,
 }
-LATER = {"source": "the other run", "places": None}  # fields that older files do not have
+LATER = {"source": OTHER_RUN, "places": None, "overwrites": 0}  # fields that older files do not have
 
 
-def save(result, path, command=None):
+def save(result: Result, path: str | os.PathLike[str], command: str | None = None) -> Path:
     """Write result to path with the suffixes .npz, .json and .csv, and return the path of the .npz.
 
     command, a string, is kept as what made it. Raises OSError where the folder cannot be written.
@@ -82,7 +87,7 @@ def as_number(value):
     return value.item()
 
 
-def paths(path):
+def paths(path: str | os.PathLike[str]) -> list[Path]:
     """The three paths of a saved result, for a path with or without one of the suffixes."""
     path = Path(path)
     stem = path.name.removesuffix(path.suffix) if path.suffix in SUFFIXES else path.name
@@ -109,14 +114,19 @@ def versions():
     return {"python": platform.python_version(), "numpy": np.__version__, "platform": platform.platform()}
 
 
-def load(path):
-    """Read a Result from a .npz that save() wrote. Raises ValueError for a file that is not one, OSError for none."""
+def load(path: str | os.PathLike[str]) -> Result:
+    """Read a Result from a .npz that save() wrote, by the path that save() was given, with or without its suffix.
+
+    Raises ValueError for a file that is not one, OSError for none.
+    """
+    path = Path(path)
+    path = path if path.suffix in SUFFIXES or path.is_file() else paths(path)[0]
     with open_file(path) as opened:
         try:
             check_zip(path, opened)
             with np.load(opened, allow_pickle=False) as file:
                 check_size(sum(member.file_size for member in file.zip.infolist()), os.fstat(opened.fileno()).st_size)
-                about = json.loads(str(file["about"][()]))
+                about: Any = json.loads(str(file["about"][()]))
                 arrays = {name: file[name] for name in ARRAYS if name in file}
         except Exception as error:  # zipfile, zlib, lzma and NumPy's format have classes of their own
             raise ValueError(f"{path} is not a result that patching.save wrote ({brief(error)})") from None
@@ -125,7 +135,9 @@ def load(path):
     if fault:
         remedy = "make it again with python -m patching.demo --save"
         raise ValueError(f"{path} is not a whole result: {fault:.200}; {remedy}")
-    fields = {name: float(about[name]) if kind is float else about[name] for name, kind in KINDS.items()}
+    fields: dict[str, Any] = {
+        name: float(about[name]) if kind is float else about[name] for name, kind in KINDS.items()
+    }
     for name in ("clean_labels", "corrupted_labels", "answer_labels"):
         fields[name] = tuple(fields[name])
     if fields["places"] is not None:
@@ -172,9 +184,12 @@ def find_fault(about, arrays):
             return f"{name} is missing"
         if not isinstance(about[name], (int, float) if kind is float else kind) or isinstance(about[name], bool):
             return f"{name} is {about[name]!r:.40}"
+    if fault := find_excess(about, arrays):
+        return fault
     if about["direction"] not in ("denoising", "noising"):
         return f"direction is {about['direction']!r}"
-    return wrong_numbers(about, arrays) or wrong_texts(about) or wrong_axes(about, arrays["values"].shape)
+    values = arrays.get("values")
+    return wrong_numbers(about, arrays) or wrong_texts(about) or wrong_axes(about, values.shape)
 
 
 def wrong_numbers(about, arrays):
@@ -213,6 +228,22 @@ def wrong_axes(about, shape):
         tuple(axes) in possible_axes(SITES[about["site"]].axes) or list(axes) == ["set"] and places_ok(about)
     ):
         return f"site {about['site']!r} has no map by {' x '.join(axes)}"
+    return None
+
+
+def find_excess(about, arrays):
+    """The first thing that is larger than any result is, as a phrase, or None: it would take minutes to draw."""
+    texts = {name: [value] for name, value in about.items() if isinstance(value, str)}
+    texts |= {name: value for name, value in about.items() if name.endswith("_labels")}
+    for name, some in texts.items():
+        longest = max((len(text) for text in some if isinstance(text, str)), default=0)
+        if longest > LONGEST:
+            return f"its {name} has {longest} characters, and {LONGEST} are allowed"
+    for axis, chosen in about["axes"].items():
+        if isinstance(chosen, list) and len(chosen) > MOST.get(axis, LONGEST):
+            return f"its {axis} axis has {len(chosen)} entries, and {MOST.get(axis, LONGEST)} are allowed"
+    if "values" in arrays and arrays["values"].size > MOST_CELLS:
+        return f"its map has {arrays['values'].size} cells, and {MOST_CELLS} are allowed"
     return None
 
 

@@ -15,6 +15,7 @@ from minigpt2 import GPT2, Run
 from minigpt2.checks import is_finite, is_number, whole_number
 
 from .prompts import PromptPair
+from .result import OTHER_RUN
 
 
 class Runs(NamedTuple):
@@ -33,7 +34,7 @@ class Source:
 
 def other_run() -> Source:
     """The other text's run, at the same place: what patching writes unless something else is asked for."""
-    return Source("the other run", lambda runs, name, layer, head: runs.target.activation(name, layer, head))
+    return Source(OTHER_RUN, lambda runs, name, layer, head: runs.target.activation(name, layer, head))
 
 
 def zero(convention: str = "raw") -> Source:
@@ -85,7 +86,8 @@ def mean_activation(model: GPT2, texts: Sequence[Sequence[int]], name: str, per_
     n_seq is 1 for the mean over positions, which counts every position of every text alike."""
     if name == "pattern" and not per_position:
         raise ValueError("a pattern has no mean over positions: each position looks at another number of them")
-    total, n = None, 0
+    total: Any = None
+    n = 0
     for text in texts:
         run = model.run(text, keep=["q", "k"] if name == "pattern" else ["z"] if name == "result" else [name])
         array = np.stack([run.activation(name, layer) for layer in range(model.config.n_layer)]).astype(np.float64)
@@ -98,7 +100,7 @@ def noise(scale: float | str, seed: int = 0, n: int = 1) -> Source:
     """The run's own vector plus Gaussian noise, n draws. scale is its standard deviation, or "3 sigma": three standard
     deviations of the token embeddings (Meng et al. 2022, "Locating and Editing Factual Associations in GPT", 2.1)."""
     n, seed = whole_number("n, the number of draws,", n, 1), whole_number("seed", seed, 0)
-    if scale != "3 sigma" and not (is_finite(scale) and scale > 0):
+    if scale != "3 sigma" and not (is_finite(scale) and float(scale) > 0):
         raise ValueError(f'the scale of noise must be a number above 0, or "3 sigma", got {scale!r:.60}')
 
     def draw(i):
@@ -128,9 +130,9 @@ def at(layer: int | None = None, position: int | None = None) -> Source:
 
     def checked(what, i, runs):
         n = runs.base.model.config.n_layer if what == "layer" else len(runs.base.tokens)
-        if not is_number(i) or not -n <= i < n:
+        if not is_number(i) or int(i) != i or not -n <= i < n:
             raise ValueError(f"{what} {i!r:.60} to take vectors from is out of range: there are {n} (0 to {n - 1})")
-        return int(i)
+        return int(i) % n
 
     where = ", ".join(f"{what} {i}" for what, i in (("layer", layer), ("position", position)) if i is not None)
     return Source(f"the other run's {where}", vectors)

@@ -76,10 +76,12 @@ def swept_one_by_one(plan, keep_logits, progress):
 
 
 def merged(base, own):
-    """The writes of a patch after those of the run that it is made in: where both write to one place, the patch stays."""
+    """The writes of a patch after those of the run that it is made in: where both write to one place, the patch stays. The
+    run's stream, from which the patch sets out, has its writes to resid_pre already."""
+    made = {layer: [write for write in some if write.name != "resid_pre"] for layer, some in base.items()}
     return {
-        layer: sorted([*base.get(layer, ()), *own.get(layer, ())], key=lambda write: ORDER.index(write.name))
-        for layer in {*base, *own}
+        layer: sorted([*made.get(layer, ()), *own.get(layer, ())], key=lambda write: ORDER.index(write.name))
+        for layer in {*made, *own}
     }
 
 

@@ -1,8 +1,13 @@
 """What every test may ask for: a small seeded model, made once. Its arrays are read-only, so no test can change it."""
 
+import os
 import signal
 import sys
 from pathlib import Path
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # several processes with several BLAS threads each would wait for each other
+    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
+        os.environ.setdefault(name, "1")  # before NumPy is loaded
 
 import pytest
 

@@ -34,6 +34,7 @@ class Hub:
     renamed: dict = field(default_factory=dict)  # old repository name -> new one
     fault: object = None
     requests: list = field(default_factory=list)  # (method, path, Range header or None)
+    tokens: list = field(default_factory=list)  # (host, Authorization header or None), of the same requests
     url: str = ""
 
     def paths(self, method="GET"):
@@ -57,6 +58,7 @@ class Request(BaseHTTPRequestHandler):
     def do_HEAD(self):
         hub = self.server.hub
         hub.requests.append((self.command, self.path, self.headers.get("Range")))
+        hub.tokens.append((self.headers.get("Host"), self.headers.get("Authorization")))
         if hub.fault is None or not hub.fault(self):
             self.respond()
 
@@ -114,6 +116,18 @@ class Request(BaseHTTPRequestHandler):
             self.wfile.flush()
             self.connection.shutdown(socket.SHUT_RDWR)
             self.close_connection = True
+        return True
+
+    def send_raw(self, pieces, pause=0):
+        """Send bytes that need not be HTTP, with a pause after each piece, and hang up."""
+        self.close_connection = True
+        try:
+            for piece in pieces:
+                self.wfile.write(piece)
+                self.wfile.flush()
+                time.sleep(pause)
+        except (BrokenPipeError, ConnectionResetError):
+            pass
         return True
 
     def is_for(self, file, method="GET"):

@@ -176,7 +176,7 @@ def test_gpt2s_own_vocabulary_comes_from_the_cache_by_name(monkeypatch):
     monkeypatch.setattr(hub, "cached", lambda *arguments: asked.append(arguments) or [genuine_vocabulary()[0].parent])
     monkeypatch.setattr(hub, "fetch", lambda *arguments: "fetched")
     assert find_vocabulary("gpt2") == "fetched"  # the package's files have older names, so the cache has none
-    gpt2 = "openai-community/gpt2", hub.PINNED["openai-community/gpt2"]
+    gpt2 = ["openai-community/gpt2", "gpt2"], hub.PINNED["openai-community/gpt2"]
     assert asked == [(*gpt2, "vocab.json"), (*gpt2, "tokenizer.json")]
     assert find_vocabulary("none") is None
 

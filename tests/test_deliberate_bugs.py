@@ -17,17 +17,19 @@ import test_backward
 import test_bpe
 import test_first_wrong_activation
 import test_model
+import test_overwrite
 import test_parity
 import test_patching
+import test_sources
 import test_sweep
 import test_vocabulary
 from models import random_model
 
-from minigpt2 import GPT2, bpe, fast_bpe
+from minigpt2 import GPT2, bpe, fast_bpe, generate, gpt2, overwrite
 from minigpt2 import backward as b
 from minigpt2 import model as m
 from minigpt2.tokenizer import Tokenizer
-from patching import one_pass, plan, prompts, sites, sweeps
+from patching import one_pass, plan, prompts, sites, sources, sweeps
 
 right = SimpleNamespace(
     **{name: getattr(m, name) for name in ("layer_norm", "split_qkv", "block", "attention_pattern")}
@@ -310,6 +312,82 @@ ENGINE = {
 }  # fmt: skip
 
 
+# Overwrites and sources
+
+of_suffix, step, mean_activation = overwrite.Write.of_suffix, generate.step, sources.mean_activation
+
+
+def written_after_it_was_read(resid_pre, h, config, writes, attend=None):
+    late = lambda: None  # noqa: E731
+    for name, array in m.block(resid_pre, h, config, attend or overwrite.attend_with(writes)):
+        late()
+        late = partial(overwrite.put, [w for w in writes if w.name != "result"], name, array, None, None)
+        yield name, array
+    late()
+
+
+def wrong_row(self, first, n):
+    write = of_suffix(self, first, n)
+    if write is None or write.positions is None:
+        return write
+    return write._replace(positions=(write.positions + 1) % n)
+
+
+def skipped_although_it_matters(plan, patch):
+    stop = max(place.positions.stop for place in patch.places)
+    return None if stop <= plan.tokens.first_difference else join_of(plan, patch)
+
+
+def unpatched_cache(tokens, cache, weights, config, writes=None):
+    """The given text is read without the overwrites, and only new tokens with them."""
+    return step(tokens, cache, weights, config, writes if cache.length else None)
+
+
+def mean_of_heads(model, texts, name, per_position=True):
+    mean = mean_activation(model, texts, name, per_position)
+    return np.broadcast_to(mean.mean(axis=1, keepdims=True), mean.shape)
+
+
+def added_twice(base, own):
+    """The stream that a patch sets out from has had its resid_pre written."""
+    every = {layer: [*base.get(layer, ()), *own.get(layer, ())] for layer in {*base, *own}}
+    return {layer: sorted(some, key=lambda write: overwrite.ORDER.index(write.name)) for layer, some in every.items()}
+
+
+def looks_ahead(writes, name, array, z, c_proj):
+    for write in (write for write in writes if write.name == name):
+        write.into(array)
+
+
+RUN = test_overwrite.test_a_run_under_overwrites_is_the_plain_forward_pass_with_them
+INSIDE = test_sources.test_a_sweep_inside_an_overwritten_model
+SOURCE = test_sources.test_every_source_writes_what_it_says
+
+OVERWRITES = {
+    "written after it was read": (gpt2, "overwritten_block", written_after_it_was_read, RUN, ("model", 0)),
+    "a pattern that looks ahead": (overwrite, "put", looks_ahead, RUN, ("model", 2)),
+    "the wrong row of a suffix": (overwrite.Write, "of_suffix", wrong_row, INSIDE, ("resid_post", 0)),
+    "an addition made twice": (
+        sweeps, "merged", added_twice, test_sources.test_a_window_is_its_layers_patched_together, ("z", 2),
+    ),
+    "a skipped patch that mattered": (
+        sweeps, "join_of", skipped_although_it_matters,
+        test_sources.test_before_the_first_difference_a_zero_changes_something, ("resid_post",),
+    ),
+    "the unpatched cache": (
+        generate, "step", unpatched_cache, test_overwrite.test_generation_reads_what_the_whole_text_gives, ("model", "patterns"),
+    ),
+    "a gradient that flows on": (
+        b, "stop_gradients", lambda writes, name, gradient: None,
+        test_overwrite.test_gradients_under_overwrites_are_central_differences, ("model", "resid_pre", 0),
+    ),
+    "a mean over the wrong axis": (sources, "mean_activation", mean_of_heads, SOURCE, ("v", "mean")),
+    "folded for raw": (
+        sources.SOURCES, "zero", partial(sources.zero, "transformer_lens"), SOURCE, ("z", "zero"),
+    ),
+}  # fmt: skip
+
+
 # The backward pass
 
 layer_norm_backward, attend_backward, embed_backward = b.layer_norm_backward, b.attend_backward, b.embed_backward
@@ -445,17 +523,20 @@ TOKENS = {
 
 BUGS = {
     f"{part}: {name}": row
-    for part, rows in {"forward": FORWARD, "sweep": ENGINE, "backward": BACKWARD, "tokens": TOKENS}.items()
+    for part, rows in {
+        "forward": FORWARD,
+        "sweep": ENGINE,
+        "overwrites": OVERWRITES,
+        "backward": BACKWARD,
+        "tokens": TOKENS,
+    }.items()
     for name, row in rows.items()
 }
 
 
 def test_the_readme_states_how_many_they_are():
     """Some mistakes stand in several rows, each with another test that must see them."""
-    rows, mistakes = (
-        len(BUGS),
-        len({wrong if callable(wrong) else wrong.overwrite for _, _, wrong, _, _ in BUGS.values()}),
-    )
+    rows, mistakes = len(BUGS), len({wrong for _, _, wrong, _, _ in BUGS.values()})
     readme = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
     assert f"| {mistakes} mistakes, {rows} tests of them |" in readme
 

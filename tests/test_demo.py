@@ -78,7 +78,11 @@ def test_the_whole_demo(folder, tmp_path):
     assert f"clean {result.clean_value:.2f}, corrupted {result.corrupted_value:.2f}" in " ".join(out.split())
     rows = re.findall(r"^ +(\d)((?: +-?\d+\.\d\d){11})$", out, re.M)
     assert np.allclose(np.array([row[1].split() for row in rows], float), result.values, atol=0.006)
-    assert "1 ␣Jones → ␣Smith" in out and "What it means" in out and "At position 0, before the first changed token" in " ".join(out.split())
+    assert (
+        "1 ␣Jones → ␣Smith" in out
+        and "What it means" in out
+        and "At position 0, before the first changed token" in " ".join(out.split())
+    )
     assert out.endswith("Written: figures/surname_resid_post_tiny.png\n")
     assert (tmp_path / "figures" / "surname_resid_post_tiny.png").read_bytes().startswith(b"\x89PNG")
     assert "\x1b" not in out and all(len(line) <= 80 for line in out.splitlines()[1:])
@@ -438,3 +442,48 @@ def test_in_a_terminal_there_is_colour_and_progress_unless_refused(folder, tmp_p
             pass
         os.close(controller)
         assert process.wait() == 0 and (b"\x1b[" in out) is coloured and b"What it means" in out
+
+
+# Sources, windows, ablations
+
+
+def test_a_map_of_ablations_says_so_everywhere(folder, tmp_path):
+    done = run("--model", folder, "--site", "heads", "--source", "zero", "--save", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    said = " ".join(done.stdout.split())
+    assert "noising: zero written into the clean run" in said and "restores" not in said
+    assert "Ablation shows what this text needs" in said
+    about = json.loads((tmp_path / "figures" / "surname_heads_noising_zero_tiny.json").read_text())
+    assert (about["source"], about["direction"]) == ("zero", "noising")
+
+
+def test_ablated_parts_get_their_tables_and_the_map_is_the_ablated_models(folder, tmp_path):
+    from minigpt2 import GPT2, Overwrite
+    from patching import sweep
+
+    done = run("--model", folder, "--ablate", "0.1,mlp 1", "--save", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "all of these" in done.stdout and "Ablated" in done.stdout
+    assert "of a model with 2 overwrites" in " ".join(done.stdout.split())
+    saved = save.load(tmp_path / "figures" / "surname_resid_post_ablate0.1-mlp-1_tiny.npz")
+    zeroed = [Overwrite(0, "z", 0.0, heads=[1]), Overwrite(1, "mlp_out", 0.0)]
+    exact = sweep(GPT2.from_pretrained(folder), experiments.EXPERIMENTS["surname"].pair, overwrites=zeroed)
+    assert np.array_equal(saved.values, exact.values) and saved.overwrites == 2
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        (["--ablate", "head 3"], "'head 3' is not a part like 9.6"),
+        (["--ablate", "0.1", "--experiment", "all"], "--ablate looks into one map"),
+        (["--window", "0"], "'0' is not a number of layers"),
+        (["--window", "2", "--site", "pattern_entry"], "--window patches layers at once"),
+        (["--source", "mean"], "invalid choice: 'mean'"),
+        (["--ablate", "99.1"], "layer 99 is out of range"),
+    ],
+)
+def test_ablations_that_cannot_be_are_refused(folder, tmp_path, args, sentence):
+    done = run("--model", folder, *args, cwd=tmp_path)
+    assert (
+        done.returncode in (1, 2) and sentence in " ".join(done.stderr.split()) and not (tmp_path / "figures").exists()
+    )

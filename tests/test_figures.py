@@ -2,15 +2,22 @@
 
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from test_story import published
+
+from minigpt2.facts import load_facts
 
 ROOT = Path(__file__).resolve().parent.parent
-ROWS = [line.split(" | ") for line in (ROOT / "figures" / "README.md").read_text().splitlines() if ".png`" in line]
+ROWS = [
+    line.split(" | ") for line in (ROOT / "figures" / "README.md").read_text().splitlines() if line.startswith("| `")
+]
 
 
 def commands():
@@ -40,6 +47,22 @@ def test_make_figures_runs_the_listed_commands():
 def test_a_command_makes_its_pictures(command, tmp_path):
     (tmp_path / "figures").mkdir()
     arguments = [sys.executable, *shlex.split(command)[1:]]
+    if arguments[1].endswith(".py"):
+        arguments[1] = ROOT / arguments[1]
     done = subprocess.run(arguments, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True)
     assert (done.returncode, done.stderr) == (0, b"")
     assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == sorted(commands()[command])
+
+
+def test_the_published_map_holds_the_published_numbers():
+    """Its labels are the genuine vocabulary's, and its values those of the facts."""
+    published_map = runpy.run_path(str(ROOT / "examples" / "published_map.py"))
+    facts = load_facts()
+    result, source = published_map["published"](facts)
+    entry = facts["patching"][0]
+    assert np.array_equal(result.values, np.array(entry["sites"]["resid_post"], np.float32))
+    assert "tpln-practice2" in source and (result.clean_value, result.corrupted_value) == (
+        entry["clean_value"], entry["corrupted_value"],
+    )  # fmt: skip
+    assert result.clean_labels == published(0).clean_labels and result.corrupted_labels == published(0).corrupted_labels
+    assert result.tokens == published(0).tokens and result.answer_labels == published(0).answer_labels

@@ -21,6 +21,7 @@ MADE_BY = {
     "v": "layer_norm, linear or split_qkv",
     "pattern": "attention_pattern, causal_mask or softmax",
     "z": "attend",
+    "result": "head_results",
     "attn_out": "merge_heads or linear",
     "resid_mid": "the sum in block after attention",
     "mlp_out": "layer_norm, mlp or gelu",
@@ -43,7 +44,7 @@ def first_wrong(tokens, model):
     for (name, layer), theirs in [*expected.items(), (("logits", None), logits)]:
         if name == "resid_pre" and layer:
             continue  # the stream after the layer before it, compared there
-        ours = getattr(run, name) if layer is None else getattr(run, name)[layer]
+        ours = getattr(run, name) if layer is None else run.activation(name, layer)
         if ours.shape != theirs.shape:
             return sentence(name, layer, f"its shape is {list(ours.shape)}, not {list(theirs.shape)}")
         if not (difference := np.abs(ours - theirs).max()) < ROUNDING:

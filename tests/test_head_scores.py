@@ -12,7 +12,11 @@ RUN = MODEL.run([3, 1, 4, 7] * 2)
 
 def test_scores_are_means_over_the_positions_that_have_such_a_token():
     pattern = RUN.pattern  # [n_layer, n_head, n_seq, n_seq]
-    for found, back in ((head_scores.previous_token(RUN), 1), (head_scores.duplicate_token(RUN, 4), 4), (head_scores.induction(RUN, 4), 3)):
+    for found, back in (
+        (head_scores.previous_token(RUN), 1),
+        (head_scores.duplicate_token(RUN, 4), 4),
+        (head_scores.induction(RUN, 4), 3),
+    ):
         expected = np.mean([pattern[:, :, pos, pos - back] for pos in range(back, 8)], axis=0)
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-15)
 

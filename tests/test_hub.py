@@ -2,7 +2,6 @@
 the next call can use, and never half a model. Each client is a process of its own, as the library reads its settings
 when it is imported."""
 
-import hashlib
 import json
 import os
 import re
@@ -11,99 +10,27 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import replace
-from pathlib import Path
 
 import pytest
-from checkpoints import SMALL, byte_vocabulary, config_fields, make_arrays, safetensors_bytes, stored, write_folder
+from checkpoints import config_fields, make_arrays, stored, write_folder
+from hub_client import (
+    BIG_DIGEST,
+    BIG_FILES,
+    COMMIT,
+    CONFIG,
+    FILES,
+    GPT2,
+    OTHER,
+    REFUSING,
+    TEXT,
+    Client,
+    fill_cache,
+    model_files,
+)
 from hub_server import Repo, etag, serving
 
-from minigpt2.checkpoint.hub import PATIENCE, PINNED
+from minigpt2.checkpoint.download import PATIENCE
 from minigpt2.checkpoint.weights import CheckpointError, load
-
-GPT2 = "openai-community/gpt2"
-COMMIT = PINNED[GPT2]
-OTHER = "0123456789abcdef0123456789abcdef01234567"
-CONFIG = replace(SMALL, n_vocab=257)  # as many as byte_vocabulary has
-TEXT = "naïve?<|endoftext|>"
-
-
-def model_files(config=CONFIG, seed=0, vocabulary=True):
-    """The files of a repository, and the digest of its weights."""
-    arrays = make_arrays(config, seed)
-    files = {
-        "config.json": json.dumps(config_fields(config)).encode(),
-        "model.safetensors": safetensors_bytes({name: stored(array) for name, array in arrays.items()}, start_mod_8=3),
-    }
-    if vocabulary:
-        files["vocab.json"], files["merges.txt"] = (text.encode() for text in byte_vocabulary())
-    return files, hashlib.sha256(b"".join(array.tobytes() for array in arrays.values())).hexdigest()
-
-
-FILES, DIGEST = model_files()
-BIG_FILES, BIG_DIGEST = model_files(replace(CONFIG, n_vocab=600_000))  # 34 MB: the client keeps pieces of 10 MB
-
-# No requests but those for the model: huggingface_hub otherwise looks up names of coding agents to report.
-QUIET = {"HF_HUB_DISABLE_TELEMETRY": "1"}
-
-CLIENT = """
-import hashlib, json, sys, time
-from minigpt2 import GPT2
-from minigpt2.checkpoint.weights import flatten
-start = time.monotonic()
-try:
-    model = GPT2.from_pretrained(sys.argv[1], revision=sys.argv[2] or None)
-    digest = hashlib.sha256(b"".join(array.tobytes() for array in flatten(model.weights).values())).hexdigest()
-    text = model.decode(model.encode(sys.argv[3])) if sys.argv[3] else ""
-except (OSError, ValueError) as error:
-    print(time.monotonic() - start)
-    sys.exit(f"{type(error).__name__}: {error}")
-print(json.dumps([digest, model.revision, text]))
-"""
-
-
-class Client:
-    """A process that loads a model; its results once it has ended."""
-
-    def __init__(self, url, home, name="gpt2", revision="", text="", **settings):
-        kept = {key: value for key, value in os.environ.items() if not key.upper().startswith(("HF_", "HUGGING"))}
-        kept |= {"HF_ENDPOINT": url, "HF_HOME": str(home), "NO_PROXY": "127.0.0.1,localhost"}
-        self.home = home
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", CLIENT, name, revision, text],
-            env=kept | QUIET | settings,
-            cwd=Path(__file__).resolve().parent.parent,  # this checkout's minigpt2, whatever is installed
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def end(self):
-        self.out, self.err = self.process.communicate(timeout=60)
-        return self
-
-    def loaded(self, digest=DIGEST, commit=COMMIT, text=""):
-        """Check that the model came, whole."""
-        self.end()
-        assert self.process.returncode == 0, self.err
-        assert json.loads(self.out) == [digest, commit, text]
-        return self
-
-    def refused(self, kind="HubError"):
-        """The one sentence on stderr that ended the process."""
-        self.end()
-        assert self.process.returncode == 1, (self.out, self.err)
-        self.seconds = float(self.out)
-        last = self.err.strip().split("\n")[-1]
-        assert last.startswith(f"{kind}: ") and "Traceback" not in self.err, self.err
-        assert not list(self.home.rglob("*.incomplete"))
-        return last
-
-    def refused_quietly(self, kind="HubError"):
-        """The same, with nothing else on stderr."""
-        sentence = self.refused(kind)
-        assert self.err.strip() == sentence
-        return sentence
 
 
 def test_first_download_then_no_network(tmp_path):
@@ -152,22 +79,6 @@ def test_shards(tmp_path):
         hub.requests.clear()
         Client(hub.url, tmp_path / "home", "a/b").loaded(commit=OTHER)  # a part is missing: only that is fetched
         assert hub.paths() == ["model-00002-of-00003.safetensors"]
-
-
-def fill_cache(home, name, commit, files, main=True):
-    """A cache as transformers leaves it behind: links in a snapshot, to blobs named by checksum."""
-    repo = home / "hub" / f"models--{name.replace('/', '--')}"
-    (repo / "snapshots" / commit).mkdir(parents=True)
-    (repo / "blobs").mkdir(exist_ok=True)
-    (repo / "refs").mkdir(exist_ok=True)
-    if main:
-        (repo / "refs/main").write_text(commit)
-    for file, data in files.items():
-        (repo / "blobs" / etag(data)).write_bytes(data)
-        (repo / "snapshots" / commit / file).symlink_to(f"../../blobs/{etag(data)}")
-
-
-REFUSING = "http://127.0.0.1:9"  # nobody listens on the discard port
 
 
 @pytest.mark.parametrize("cached_as", ["gpt2", GPT2])
@@ -263,7 +174,7 @@ def test_a_silent_hub_is_noticed_in_time(tmp_path):
             sentence = client.refused_quietly()
             assert f"no answer within {PATIENCE} seconds" in sentence or "timed out" in sentence
             assert_three_ways(sentence, tmp_path)
-            assert PATIENCE - 1 < client.seconds < PATIENCE + 1
+            assert PATIENCE - 1 < client.seconds < PATIENCE + 3  # which importing the client adds to
 
 
 def test_offline(tmp_path):
@@ -301,7 +212,7 @@ def test_a_refusal_is_one_sentence(tmp_path, code, headers, says):
     with serving({}, fault=lambda request: request.answer(code, **headers)) as hub:
         client = Client(hub.url, tmp_path, "me/mine")
         assert re.search(says, client.refused_quietly()), client.err
-        assert client.seconds < PATIENCE + 1
+        assert client.seconds < PATIENCE + 3
 
 
 def test_a_passing_server_error_is_waited_for(tmp_path):
@@ -324,7 +235,7 @@ def test_a_name_that_can_only_be_a_folder(name):
 
 
 def test_a_cut_transfer_is_resumed(tmp_path):
-    """huggingface_hub asks for the rest, by a range, and keeps what came."""
+    """The rest is asked for by a range, and what came is kept."""
     cuts = [25 << 20]
 
     def cut(request):
@@ -334,7 +245,7 @@ def test_a_cut_transfer_is_resumed(tmp_path):
     with serving({GPT2: Repo(COMMIT, BIG_FILES)}, fault=cut) as hub:
         Client(hub.url, tmp_path).loaded(BIG_DIGEST)
         ranges = [asked for _, path, asked in hub.requests if "/cdn/" in path]
-    assert ranges == [None, f"bytes={20 << 20}-"]
+    assert ranges == [None, f"bytes={25 << 20}-"]
 
 
 @pytest.mark.parametrize("then, says", [("is cut again", "broke off"), ("answers 500", "answers 500 when asked for")])
@@ -374,7 +285,9 @@ def test_wrong_bytes_are_not_kept(tmp_path, file, wrong):
 
     with serving({GPT2: Repo(COMMIT, FILES)}, fault=tamper) as hub:
         sentence = Client(hub.url, tmp_path).refused_quietly()
-        assert ("checksum" if wrong == "bytes" else "Consistency check failed") in sentence
+        assert (
+            "checksum" if wrong == "bytes" else f"came with {len(bad):,} bytes instead of {len(data):,}"
+        ) in sentence
         assert not [path for path in tmp_path.rglob(file) if path.is_file()]
         hub.fault = None
         Client(hub.url, tmp_path, text=TEXT).loaded(text=TEXT)

@@ -49,11 +49,11 @@ FLOORS = [  # from the bottom up: a room imports its own files and those below i
     ["minigpt2/bundled", "minigpt2/facts", "minigpt2/pictures"],
     ["minigpt2/__main__.py"],
     ["patching/*.py"],
-    ["patching/pairs", "patching/__init__.py"],
+    ["patching/ablations", "patching/circuits", "patching/pairs", "patching/__init__.py"],
     ["patching/explain"],
     ["patching/draw"],
     ["patching/page"],
-    ["patching/demo", "patching/verify", "patching/pairs/__main__.py"],
+    ["patching/demo", "patching/verify", "patching/circuits/__main__.py", "patching/pairs/__main__.py"],
 ]
 EXCEPTED = {  # why an import upwards is right
     ("patching/result.py", "patching/draw/figure.py"): "_repr_png_, when a notebook shows a result",

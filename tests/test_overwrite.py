@@ -2,6 +2,9 @@
 runs, generation and backward passes, against a forward pass that shares no line with minigpt2 and against Hugging Face's.
 """
 
+import sys
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from models import ODD, plain_forward, random_model, random_tokens, random_weights
@@ -30,8 +33,22 @@ def rows_of(o, n_head, n_seq):
     return [((i, j), (head, position)) for i, head in enumerate(heads) for j, position in enumerate(positions)]
 
 
+def value_of_resid_pre(o):
+    return (
+        o.value.resid_pre[o.layer][slice(None) if o.positions is None else o.positions]
+        if hasattr(o.value, "activation")
+        else o.value
+    )
+
+
 def by_hand(overwrites, config=ODD, seen=None):
-    """The overwrites as plain_forward takes them; seen is filled with every activation as it then stood."""
+    """The overwrites as plain_forward takes them; seen is filled with every activation as it then stood. A resid_pre is the
+    resid_post of the layer before, and written there, so that both are seen as they are in a Run."""
+    overwrites = [
+        replace(o, layer=o.layer % config.n_layer - 1, name="resid_post", value=value_of_resid_pre(o))
+        if o.name == "resid_pre" and o.layer % config.n_layer else o
+        for o in overwrites
+    ]  # fmt: skip
 
     def overwrite(name, layer, x):
         x = np.array(x)
@@ -186,37 +203,32 @@ STEERING = {
 }
 
 
-@pytest.mark.parametrize("overwrites", STEERING.values(), ids=STEERING)
-def test_generation_with_a_cache_is_generation_without(model, overwrites):
-    cached, plain = (list(make(model, TOKENS, 8, overwrites=overwrites)) for make in (generate, generate_plain))
-    assert cached == plain
-    text = list(TOKENS)
-    for token in cached:  # and what a forward pass of one's own says
-        grown = [o for o in overwrites if o.positions is None or max(o.positions) < len(text)]
-        early = [o for o in overwrites if o not in grown and min(o.positions) < len(text)]
-        early = [Overwrite(o.layer, o.name, o.value, o.heads, [p for p in o.positions if p < len(text)]) for o in early]
-        logits = plain_forward(text, model.weights, ODD, by_hand(grown + early))[-1]
-        assert logits.argmax() == token
-        text.append(token)
-
-
-def logits_read(monkeypatch, make, *arguments, **choices):
-    from minigpt2 import generate as module
-
-    seen = []
-    monkeypatch.setattr(module, "choose", lambda logits, *_: seen.append(logits.copy()) or int(logits.argmax()))
-    list(make(*arguments, **choices))
+def read_logits(model, text, make, n, overwrites):
+    """The logits that generation chooses its n tokens from, [n, n_vocab]."""
+    seen, module = [], sys.modules["minigpt2.generate"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "choose", lambda logits, *_: seen.append(logits.copy()) or int(logits.argmax()))
+        list(make(model, text, n, overwrites=overwrites))
     return np.array(seen)
 
 
-@pytest.mark.parametrize("overwrites", STEERING.values(), ids=STEERING)
-def test_the_cache_gives_the_logits_of_the_whole_text(model, monkeypatch, overwrites):
+@pytest.mark.parametrize("overwrites", STEERING)
+def test_generation_reads_what_the_whole_text_gives(model, overwrites):
+    """With a cache, without one, and by a forward pass of one's own over the text as it grows."""
+    overwrites, text = STEERING[overwrites], list(TOKENS)
     cached, plain, without = (
-        logits_read(monkeypatch, make, model, TOKENS, 8, overwrites=some)
+        read_logits(model, TOKENS, make, 8, some)
         for make, some in ((generate, overwrites), (generate_plain, overwrites), (generate, []))
     )
     close(cached, plain)
     assert abs(cached[0] - without[0]).max() > 1e-3 or abs(cached[-1] - without[-1]).max() > 1e-3
+    for read in cached:
+        grown = [o for o in overwrites if o.positions is None or max(o.positions) < len(text)]
+        early = [o for o in overwrites if o not in grown and min(o.positions) < len(text)]
+        early = [Overwrite(o.layer, o.name, o.value, o.heads, [p for p in o.positions if p < len(text)]) for o in early]
+        logits = plain_forward(text, model.weights, ODD, by_hand(grown + early))[-1]
+        close(read, logits)
+        text.append(int(read.argmax()))
 
 
 # Gradients

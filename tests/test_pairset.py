@@ -13,7 +13,9 @@ from patching.pairs import builtin
 
 BUNDLED = GPT2.from_pretrained("bundled")
 HEADER = "clean,corrupted,clean_answer,corrupted_answer,subject\n"
-LINE = '"When Mary and John went home, John gave it to","When Mary and John went home, Mary gave it to", Mary, John,Mary\n'
+LINE = (
+    '"When Mary and John went home, John gave it to","When Mary and John went home, Mary gave it to", Mary, John,Mary\n'
+)
 
 
 def genuine_model():
@@ -48,7 +50,9 @@ def test_one_file_however_it_is_stored(tmp_path, change):
 def test_json_lines_say_the_same(tmp_path):
     row = dict(clean="a b", corrupted="c b", clean_answer=[" x", " y"], corrupted_answer=" z", bos=True, verb=1)
     pairs = PairSet.read(written(tmp_path, json.dumps(row) + "\n\n" + json.dumps(row), "pairs.jsonl"))
-    assert len(pairs) == 2 and pairs[0].answers == ((" x", " y"), " z") and pairs[0].bos and pairs.roles["verb"] == (1, 1)
+    assert (
+        len(pairs) == 2 and pairs[0].answers == ((" x", " y"), " z") and pairs[0].bos and pairs.roles["verb"] == (1, 1)
+    )
     assert pairs.called == ("line 1", "line 3")
 
 
@@ -101,7 +105,7 @@ def test_a_hundred_thousand_lines_are_read_and_their_faults_counted(tmp_path):
 
 
 def test_pairs_that_do_not_align_are_listed_or_left_out(tmp_path):
-    text = HEADER + LINE + 'Mary ran,Mary ran far away, Mary, John,Mary\n' + LINE
+    text = HEADER + LINE + "Mary ran,Mary ran far away, Mary, John,Mary\n" + LINE
     path = written(tmp_path, text)
     with pytest.raises(ValueError, match="1 of 3 pairs cannot be used.*\n  line 3: clean has"):
         PairSet.read(path, model=BUNDLED)
@@ -181,7 +185,9 @@ def test_words_that_do_not_align_are_named_or_drawn_again():
         assert len(pairs) == 2 and not any("Barth" in pair.clean for pair in pairs)
 
 
-@pytest.mark.parametrize("clean, message", [("{A} {C}", "no words for the slot 'C'"), ("{A", "not a template"), ("{} b", "without a name")])
+@pytest.mark.parametrize(
+    "clean, message", [("{A} {C}", "no words for the slot 'C'"), ("{A", "not a template"), ("{} b", "without a name")]
+)
 def test_a_template_that_is_not_one(clean, message):
     with pytest.raises(ValueError, match=message):
         PairSet.from_template(clean, CORRUPTED, (" {A}", " {B}"), SLOTS, model=BUNDLED, n=1)

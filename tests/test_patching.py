@@ -165,7 +165,9 @@ def test_both_baselines_are_the_runs_own_logits(model):
             "corrupted_probability": tuple(np.exp(x)[8] / np.exp(x).sum() for x in (clean, corrupted)),
             "clean_log_probability": tuple(x[2] - np.log(np.exp(x).sum()) for x in (clean, corrupted)),
             "corrupted_log_probability": tuple(x[8] - np.log(np.exp(x).sum()) for x in (clean, corrupted)),
-            "probability_difference": tuple((np.exp(x[8]) - np.exp(x[2])) / np.exp(x).sum() for x in (clean, corrupted)),
+            "probability_difference": tuple(
+                (np.exp(x[8]) - np.exp(x[2])) / np.exp(x).sum() for x in (clean, corrupted)
+            ),
             "kl_divergence": (0, np.exp(log_p(clean)) @ (log_p(clean) - log_p(corrupted))),
         }[metric]
         np.testing.assert_allclose((result.clean_value, result.corrupted_value), expected, rtol=0, atol=ROUNDING)

@@ -638,3 +638,60 @@ def test_the_browser_tests_see_what_a_page_should_not_do(browser, tmp_path):
         tab.run("new Promise((resolve) => setTimeout(resolve, 200))")
         assert tab.problems, name
         assert json.dumps(tab.problems)
+
+
+def stretched(result, n_layer, n):
+    """The result with other sizes: n_layer layers, and n heads if it has heads, else n tokens."""
+    axes = dict.fromkeys(result.axes) | {"layer": list(range(n_layer))}
+    n_seq = len(result.tokens.clean) if "head" in axes else n
+    axes |= {"position": list(range(n_seq))} | ({"head": list(range(n))} if "head" in axes else {})
+    random = np.random.default_rng(0).random([len(chosen) for chosen in axes.values()])
+    gap = result.target_value - result.base_value
+    longer = {name: (getattr(result, name) * n)[:n_seq] for name in ("clean_labels", "corrupted_labels")}
+    clean, corrupted = ((tokens * n)[:n_seq] for tokens in result.tokens[:2])
+    tokens = result.tokens._replace(clean=clean, corrupted=corrupted)
+    return replace(result, values=result.base_value + gap * random**6, axes=axes, tokens=tokens, **longer)
+
+
+def test_many_maps_stand_three_in_a_row(browser, bundled, tmp_path):
+    """As the picture of 12 heads has 3 x 4, so that the conclusions below are not pages away."""
+    result = stretched(sweep(bundled, PAIR, "z"), 12, 12)
+    path, _, _ = made(tmp_path, [result], model=bundled)
+    tab = browser.open(path.as_uri(), width=1300)
+    tops = tab.run(
+        "[...document.querySelectorAll('.panels figure')].map((e) => Math.round(e.getBoundingClientRect().bottom))"
+    )
+    assert len(tops) == 12 and sorted(map(tops.count, set(tops))) == [3, 3, 3, 3]
+    assert tab.run("document.querySelector('.meaning').getBoundingClientRect().top") < 3000
+
+
+LAST = """(() => { const box = document.querySelector('.scroll'), cell = box.querySelector('tbody td:last-child');
+  const a = box.getBoundingClientRect(), b = cell.getBoundingClientRect();
+  return [box.scrollWidth > box.clientWidth, b.right <= a.right + 1 && b.left >= a.left,
+          Number(getComputedStyle(cell, '::before').opacity)]; })()"""
+
+
+@pytest.mark.parametrize(
+    ("width", "n", "scrolls"), [(400, 11, False), (400, 61, True), (1300, 61, False), (1300, 90, True)]
+)
+def test_the_last_position_stays_in_sight(browser, bundled, tmp_path, width, n, scrolls):
+    """The answer comes from there; a line beside it is the sign that other columns pass beneath."""
+    path, _, _ = made(tmp_path, [stretched(sweep(bundled, PAIR), 12, n)], model=bundled)
+    tab = browser.open(path.as_uri(), width=width)
+    assert tab.run(LAST) == [scrolls, True, float(scrolls)]
+    tab.run("document.querySelector('.scroll').scrollLeft = 1e6")
+    tab.screenshot()  # the line follows the scroll with the next frame
+    assert tab.run(LAST) == [scrolls, True, 0.0]
+    assert tab.problems == []
+
+
+def test_each_token_of_a_change_is_isolated(bundled, tmp_path):
+    """One <bdi> around "clean → corrupted" is set from the right as a whole where both are Hebrew, corrupted first."""
+    result = sweep(bundled, PAIR)
+    (pos,) = (i for i, (a, b) in enumerate(zip(*result.tokens[:2])) if a != b)
+    labels = [list(result.clean_labels), list(result.corrupted_labels)]
+    labels[0][pos], labels[1][pos] = "␣שלום", "␣ירושלים"
+    result = replace(result, clean_labels=tuple(labels[0]), corrupted_labels=tuple(labels[1]))
+    text = made(tmp_path, [result], model=bundled)[0].read_text(encoding="utf-8")
+    assert f"<mark><bdi>␣שלום</bdi> → <bdi>␣ירושלים</bdi></mark> <b>{pos}</b>" in text
+    assert f"position {pos} \u2068␣שלום\u2069 → \u2068␣ירושלים\u2069: " in text

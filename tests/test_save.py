@@ -39,6 +39,32 @@ def test_the_suffix_may_be_given(tmp_path, name):
     assert save.save(made(MOVES), tmp_path / name) == tmp_path / "x.npz"
 
 
+@pytest.mark.parametrize("name", ["x", "v1.5", "x.npz"])
+def test_load_takes_the_path_that_save_was_given(tmp_path, name):
+    (tmp_path / "x").mkdir()  # a folder of the same name is not taken for the file
+    save.save(made(MOVES), tmp_path / name)
+    same(save.load(tmp_path / name), made(MOVES))
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"unit": "x" * 100_001}, "its unit has 100001 characters, and 100000 are allowed"),
+        ({"model": "x" * 2_000_000}, "its model has 2000000 characters"),
+        ({"answer_labels": ("x" * 100_001, "y")}, "its answer_labels has 100001 characters"),
+        ({"values": np.zeros((1001, 5)), "axes": {"layer": list(range(1001)), "position": list(range(5))}},
+         "its layer axis has 1001 entries, and 1000 are allowed"),
+        ({"values": np.zeros((1000, 5001), np.float16), "axes": {"layer": list(range(1000)), "position": list(range(5001))}},
+         "its map has 5001000 cells, and 5000000 are allowed"),
+    ],
+)  # fmt: skip
+def test_what_is_larger_than_any_result_is_refused(tmp_path, monkeypatch, fields, said):
+    """A file of a few kilobytes that would take minutes and gigabytes to draw."""
+    monkeypatch.setattr(save, "spreadsheet", lambda _: "")
+    with pytest.raises(ValueError, match=f"x.npz is not a whole result: {said}"):
+        save.load(save.save(replace(made(MOVES), **fields), tmp_path / "x"))
+
+
 def test_the_json_is_for_reading(tmp_path):
     save.save(published(0), tmp_path / "x", "the command")
     text = (tmp_path / "x.json").read_text(encoding="utf-8")

@@ -131,7 +131,9 @@ def test_metrics_of_sets_of_answers(metric):
         "kl_divergence": (start * np.log(start / p)).sum(axis=1),
     }[metric]
     np.testing.assert_allclose(result.values.ravel(), expected, rtol=0, atol=1e-12)
-    np.testing.assert_allclose(sweep(MODEL, pair, "mlp_out", metric=metric).values.ravel(), expected, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(
+        sweep(MODEL, pair, "mlp_out", metric=metric).values.ravel(), expected, rtol=0, atol=1e-12
+    )
     eps = 1e-6
     up, down = (sweep(MODEL, pair, "mlp_out", metric=metric, alpha=sign * eps).values for sign in (1, -1))
     estimate = attribute(MODEL, pair, "mlp_out", metric=metric)
@@ -139,7 +141,11 @@ def test_metrics_of_sets_of_answers(metric):
 
 
 def test_answers_that_overlap_are_refused():
-    for answers, message in ((((2, 3), (3, 8)), "both answers are token 3"), (((2, 2), (8,)), "token 2 twice"), (((), (8,)), "empty")):
+    for answers, message in (
+        (((2, 3), (3, 8)), "both answers are token 3"),
+        (((2, 2), (8,)), "token 2 twice"),
+        (((), (8,)), "empty"),
+    ):
         with pytest.raises(ValueError, match=message):
             sweep(MODEL, PromptPair.from_tokens([3, 1, 4], [3, 1, 7], answers))
 
@@ -165,7 +171,13 @@ def test_tables_have_a_row_for_each_cell_and_pair(tmp_path):
     assert len(rows) == 7 * 2 * 2
     assert list(rows[0]) == ["model", "site", "layer", "head", "role", "position", "pair", "metric", "value"]
     last = rows[-1]
-    assert (last["layer"], last["head"], last["role"], last["position"], last["pair"]) == ("2", "1", "changed", "1", "6")
+    assert (last["layer"], last["head"], last["role"], last["position"], last["pair"]) == (
+        "2",
+        "1",
+        "changed",
+        "1",
+        "6",
+    )
     assert [float(row["value"]) for row in rows] == found.values.ravel().tolist()
     found.to_csv(tmp_path / "table.csv")
     pandas = pytest.importorskip("pandas")
@@ -242,7 +254,10 @@ def die(*_):
 @pytest.mark.slow
 def test_a_worker_that_dies_is_told_in_one_sentence(monkeypatch):
     monkeypatch.setattr(jobs, "run_job", die)
-    with ProcessPoolExecutor(1) as executor, pytest.raises(ChildProcessError, match="a worker ended before its work was done"):
+    with (
+        ProcessPoolExecutor(1) as executor,
+        pytest.raises(ChildProcessError, match="a worker ended before its work was done"),
+    ):
         sweep(BUNDLED, NAMES, "z", positions="all", executor=executor)
 
 
@@ -298,7 +313,7 @@ def test_another_question_is_refused_and_what_differs_is_named(tmp_path, change,
 
 def test_other_weights_pairs_and_threads_are_another_question(tmp_path, monkeypatch):
     sweep(MODEL, PAIRS, directory=tmp_path)
-    for model, pairs, named in ((random_model(seed=1), PAIRS, "weights"), (MODEL, PAIRS[:5], "pairs: \"6 pairs")):
+    for model, pairs, named in ((random_model(seed=1), PAIRS, "weights"), (MODEL, PAIRS[:5], 'pairs: "6 pairs')):
         with pytest.raises(ValueError, match=named):
             sweep(model, pairs, directory=tmp_path)
     monkeypatch.setattr(jobs, "blas_threads", lambda: 64)

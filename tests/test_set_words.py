@@ -36,7 +36,10 @@ def test_cells_are_told_with_their_counts_of_pairs():
     assert cell.place == {"layer": 0} and cell.n_pairs == 5 and cell.low < cell.effect < cell.high
     assert abs(cell.effect - 5.9 / 6) < 1e-12 and abs(cell.share - 5.9 / 12) < 1e-12
     text = " ".join(tell_set(found))
-    assert "Patching the stream after layer 0, all positions moves the metric towards the clean run in 5 of 6 pairs" in text
+    assert (
+        "Patching the stream after layer 0, all positions moves the metric towards the clean run in 5 of 6 pairs"
+        in text
+    )
     assert "6 pairs: logit_difference is 3.00 ± " in text and "1 of 3" not in text.split("Cells with")[0]
 
 
@@ -49,7 +52,9 @@ def test_what_is_against_is_said():
     none = with_effects([[0.0], [0.0]])
     assert "No cell has a mean effect" in " ".join(tell_set(none))
     missing = replace(found, n_asked=5)
-    assert "2 pairs of the set are not here yet" in " ".join(tell_set(missing)) and "3 of 5 pairs" in tell_set(missing)[0]
+    assert (
+        "2 pairs of the set are not here yet" in " ".join(tell_set(missing)) and "3 of 5 pairs" in tell_set(missing)[0]
+    )
 
 
 def test_the_picture_tells_unsure_cells_apart_and_says_how_many_pairs():
@@ -58,7 +63,9 @@ def test_the_picture_tells_unsure_cells_apart_and_says_how_many_pairs():
     assert sum(patch.get_hatch() is not None for patch in fig.axes[0].patches) == 2
     title = fig.texts[0].get_text().replace("\n", " ")
     assert "mean over 6 pairs" in title and "holds zero" in title and found.digest in title
-    assert "mean over 3 of 9 pairs" in set_figure(replace(with_effects([[1.0]] * 3), n_asked=9)).texts[0].get_text().replace("\n", " ")
+    assert "mean over 3 of 9 pairs" in set_figure(replace(with_effects([[1.0]] * 3), n_asked=9)).texts[
+        0
+    ].get_text().replace("\n", " ")
     np.testing.assert_array_equal(fig.axes[0].images[0].get_array().ravel(), found.effects.mean(axis=0))
 
 
@@ -88,7 +95,9 @@ def test_a_dot_for_every_pair():
 def file(tmp_path):
     lines = ["clean,corrupted,clean_answer,corrupted_answer,giver"]
     for i, pair in enumerate(NAMES):
-        lines.append(f'"{pair.clean}","{pair.corrupted}",{pair.answers[0]},{pair.answers[1]},{NAMES.position(BUNDLED, i, "S 2")}')
+        lines.append(
+            f'"{pair.clean}","{pair.corrupted}",{pair.answers[0]},{pair.answers[1]},{NAMES.position(BUNDLED, i, "S 2")}'
+        )
     path = tmp_path / "pairs.csv"
     path.write_text("\n".join(lines))
     return path
@@ -97,7 +106,17 @@ def file(tmp_path):
 def test_the_command_gives_the_same_numbers(file, tmp_path, capsys):
     use_one_thread()
     arguments = [str(file), "--model", "bundled", "--positions", "giver,end", "--directory", str(tmp_path / "run")]
-    command.main([*arguments, "--out", str(tmp_path / "a.png"), "--dots", str(tmp_path / "b.svg"), "--csv", str(tmp_path / "c.csv")])
+    command.main(
+        [
+            *arguments,
+            "--out",
+            str(tmp_path / "a.png"),
+            "--dots",
+            str(tmp_path / "b.svg"),
+            "--csv",
+            str(tmp_path / "c.csv"),
+        ]
+    )
     out = capsys.readouterr().out
     assert "5 pairs" in out and "Checked on one pair" in out and out.count("Written: ") == 3
     found = sweep(BUNDLED, NAMES, positions=["S 2", "end"])

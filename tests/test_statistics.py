@@ -70,7 +70,13 @@ def test_the_interval_is_the_bootstraps():
     values = RNG.exponential(size=(30, 4))
     low, high = statistics.interval(values, 0.9, n=4000)
     theirs = stats.bootstrap(
-        (values,), np.mean, n_resamples=4000, confidence_level=0.9, method="percentile", axis=0, rng=np.random.default_rng(1)
+        (values,),
+        np.mean,
+        n_resamples=4000,
+        confidence_level=0.9,
+        method="percentile",
+        axis=0,
+        rng=np.random.default_rng(1),
     ).confidence_interval
     error = statistics.standard_error(values)
     assert (np.abs(low - theirs.low) < 0.15 * error).all() and (np.abs(high - theirs.high) < 0.15 * error).all()

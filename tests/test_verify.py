@@ -64,7 +64,7 @@ def test_the_stand_in_holds(stand_in, capsys):
     with_crc32c()
     assert verify.main(["--model", str(stand_in), "--facts", str(FACTS)]) == 0, RECORD
     out = capsys.readouterr().out
-    assert out.endswith("\nall 93 facts hold\n") and "fails" not in out and "CRC32C of 40 tensors" in out
+    assert out.endswith("\nall 96 facts hold\n") and "fails" not in out and "CRC32C of 40 tensors" in out
     assert max(map(len, out.splitlines())) <= 120
 
 
@@ -226,6 +226,7 @@ WRONG = {  # a fault in the fact itself, for every kind: what must be red is thi
     "greedy": lambda fact: fact["continuation_ids"].reverse(),
     "head_ablation": lambda fact: fact.update(head=0),
     "patching": lambda fact: fact["interpolated"][1].update(alpha=0.51),
+    "circuits": lambda fact: fact.update(first=5),
     "pair_maps": lambda fact: fact["maps"][1]["values"][2].reverse(),
     "head_scores": lambda fact: fact["scores"]["induction"][1].reverse(),
     "probability_differences": lambda fact: fact["years"]["war"].pop(),
@@ -241,7 +242,13 @@ def test_every_kind_can_fail(kind, stand_in, tmp_path, capsys):
     (tmp_path / "facts.json").write_text(json.dumps(facts))
     code, report = checked(capsys, stand_in, kind, facts=tmp_path / "facts.json")
     assert code == 1 and not report["holds"] and failing(report) == {kind}
-    words = {"activations": "mlp_out_1", "tensors": "wpe.weight", "files": "config.json", "patching": "with alpha", "pair_maps": "attribution of v"}
+    words = {
+        "activations": "mlp_out_1",
+        "tensors": "wpe.weight",
+        "files": "config.json",
+        "patching": "with alpha",
+        "pair_maps": "attribution of v",
+    }
     assert words.get(kind, "") in first_failing(report)
 
 
@@ -253,7 +260,7 @@ def test_without_the_checksum_package(stand_in, capsys, monkeypatch):
     assert verify.main(["--model", str(stand_in), "--facts", str(FACTS)]) == 3
     out = capsys.readouterr().out
     assert out.count("pip install google-crc32c") == 1
-    assert out.endswith("all 53 facts hold; 1 skipped, so not all is proven\n")
+    assert out.endswith("all 56 facts hold; 1 skipped, so not all is proven\n")
     assert verify.main(["--model", str(stand_in), "--facts", str(FACTS), "--only", "tensors"]) == 1
     assert capsys.readouterr().out.endswith("nothing was checked; 1 skipped, so not all is proven\n")
 
@@ -396,4 +403,7 @@ def test_the_published_facts_over_pairs_have_the_models_shapes():
     assert len(checks) == 2 + 26 + 3 + 2 + 1 + 3 + 1
     assert all(check.difference is not None and check.verdict == "FAILS" for check in checks)
     for pair in facts["pair_maps"][0]["pairs"]:
-        assert model.encode(pair["clean"]) == pair["clean_ids"] and model.encode(pair["corrupted"]) == pair["corrupted_ids"]
+        assert (
+            model.encode(pair["clean"]) == pair["clean_ids"]
+            and model.encode(pair["corrupted"]) == pair["corrupted_ids"]
+        )

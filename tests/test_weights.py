@@ -24,6 +24,7 @@ from checkpoints import (
 )
 
 from minigpt2 import GPT2
+from minigpt2.checkpoint import tensors, weights
 from minigpt2.checkpoint.config import read_config
 from minigpt2.checkpoint.weights import CheckpointError, expected_shapes, flatten, load, nest, save_folder
 from minigpt2.model import Config
@@ -476,6 +477,109 @@ def test_a_folder_without_weights_and_a_file_are_refused(tmp_path):
 
 def test_a_revision_of_a_folder_is_refused(tmp_path):
     assert "is a folder" in refusal(write_folder(tmp_path, as_stored(ARRAYS)), revision="main")
+
+
+def test_a_long_header_is_refused_unread(tmp_path):
+    """99 MB of JSON took 38 s and 2.2 GB; GPT-2 small's header has 14 kB."""
+    write_folder(tmp_path, as_stored(ARRAYS))
+    with open(tmp_path / "model.safetensors", "wb") as file:
+        file.write((99 << 20).to_bytes(8, "little") + b'{"a": [')
+        file.truncate(200 << 20)
+    assert "its header would have 103,809,024 bytes, more than the 4,194,304 that are read" in refusal(tmp_path)
+
+
+# Files that change while they are read
+
+
+def changing(monkeypatch, change):
+    """Make the first tensor that is read be followed by `change`, which another program might do just then."""
+    read, changes = weights.read_tensor, [change]
+
+    def read_and_change(*args):
+        array = read(*args)
+        if changes:
+            changes.pop()()
+        return array
+
+    monkeypatch.setattr(weights, "read_tensor", read_and_change)
+
+
+@pytest.mark.parametrize("how", ["other bytes", "shorter", "longer", "empty"])
+@pytest.mark.parametrize("shards", [1, 2])
+def test_a_file_that_changes_while_it_is_read_is_one_sentence(tmp_path, monkeypatch, how, shards):
+    folder = write_folder(tmp_path, as_stored(ARRAYS), shards=shards)
+    path = sorted(folder.glob("*.safetensors"))[-1]
+    data = path.read_bytes()
+    other = {"other bytes": data[:-8] + b"\xff" * 8, "shorter": data[:-8], "longer": data + data, "empty": b""}[how]
+    os.utime(path, (1, 1))  # so that the change is later, whatever the clock's grain
+    changing(monkeypatch, lambda: path.write_bytes(other))
+    assert f"{path} was changed while it was read: load it again" in refusal(folder)
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_read_to_its_end(tmp_path, monkeypatch):
+    folder = write_folder(tmp_path, as_stored(ARRAYS))
+    (tmp_path / "new").write_bytes(b"another file")
+    changing(monkeypatch, lambda: os.replace(tmp_path / "new", folder / "model.safetensors"))
+    assert_equal(load(folder)[1], ARRAYS)
+
+
+def test_each_file_is_opened_once(tmp_path, monkeypatch):
+    folder, opened = write_folder(tmp_path, as_stored(ARRAYS), shards=2), []
+    plain = tensors.open_file
+    monkeypatch.setattr(tensors, "open_file", lambda path: opened.append(path.name) or plain(path))
+    load(folder)
+    assert sorted(opened) == sorted(path.name for path in folder.iterdir())
+
+
+COPIED_OVER = """
+import shutil, sys, threading
+from pathlib import Path
+from minigpt2.checkpoint.weights import load
+folder, stop, ends = Path(sys.argv[1]), threading.Event(), set()
+def copy():
+    while not stop.is_set():
+        for name in ("small", "large"):
+            shutil.copyfile(folder / name, folder / "model.safetensors")
+thread = threading.Thread(target=copy)
+thread.start()
+for _ in range(200):
+    try:
+        load(folder)
+        ends.add("loaded")
+    except ValueError as error:
+        ends.add(type(error).__name__)
+stop.set()
+thread.join()
+print(*sorted(ends))
+"""
+
+
+def test_a_file_that_others_copy_over_kills_nothing(tmp_path):
+    """A memory map of a file that becomes shorter ends the process (SIGBUS)."""
+    folder = write_folder(tmp_path, as_stored(ARRAYS))
+    (folder / "model.safetensors").rename(folder / "small")
+    (folder / "large").write_bytes((folder / "small").read_bytes() + b"\0" * (8 << 20))
+    (folder / "model.safetensors").write_bytes(b"")
+    root = Path(__file__).resolve().parent.parent
+    done = subprocess.run(
+        [sys.executable, "-c", COPIED_OVER, folder], capture_output=True, text=True, cwd=root, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert set(done.stdout.split()) <= {"CheckpointError", "loaded"} and "CheckpointError" in done.stdout
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes are POSIX's")
+def test_a_pipe_in_place_of_a_file_does_not_block(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="not a regular file"):
+        tensors.open_file(tmp_path / "pipe")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or not os.geteuid(), reason="root may read every file")
+def test_an_unreadable_file_is_not_called_missing(tmp_path):
+    write_folder(tmp_path, as_stored(ARRAYS))
+    (tmp_path / "model.safetensors").chmod(0)
+    assert "model.safetensors cannot be read: Permission denied" in refusal(tmp_path)
 
 
 # Vocabulary, memory, imports

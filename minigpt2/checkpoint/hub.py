@@ -4,22 +4,25 @@ The cache is asked first, and a complete copy in it (transformers' own counts) i
 is huggingface_hub, whose settings hold: HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_HUB_OFFLINE, HF_TOKEN, proxies.
 """
 
+import difflib
 import errno
-import hashlib
+import math
 import os
-import queue
 import re
 import shutil
-import threading
-import time
-import warnings
+from functools import partial
 from pathlib import Path
 
 import huggingface_hub
-from huggingface_hub import constants, errors
+from huggingface_hub import constants
+from huggingface_hub import utils as errors
 
 from ..errors import CheckpointError, HubError
+from ..shapes import expected_shapes
+from .cache import add_missing, cached, healing, repository_folder
 from .config import read_config
+from .download import download, one_line, status
+from .header import LONGEST_HEADER
 from .tensors import shard_names, weight_files
 from .vocabulary import FILES as VOCABULARY_FILES
 from .vocabulary import has_vocabulary
@@ -32,7 +35,6 @@ REPOSITORIES = {  # the short names that everybody writes, which transformers' c
     "gpt2-xl": "openai-community/gpt2-xl",
     "distilgpt2": "distilbert/distilgpt2",
 }
-PATIENCE = 5  # seconds for the Hub's first answer; huggingface_hub alone waits 23 s or more, and prints each try
 
 
 def snapshot(name, revision=None):
@@ -43,7 +45,7 @@ def snapshot(name, revision=None):
             f"{revision!r:.120} is no name for a revision: give a branch, a tag or a full commit hash"
         )
     for wanted in [revision] if revision else [PINNED.get(repo), "main"]:
-        for folder in cached(repo, wanted, "config.json"):
+        for folder in cached(known_as(repo), wanted, "config.json"):
             if is_complete(folder):
                 return folder, folder.name
     folder = fetch(name, repo, revision or PINNED.get(repo, "main"), download_model)
@@ -53,11 +55,12 @@ def snapshot(name, revision=None):
 def vocabulary(name, folder):
     """Find, or download, the vocabulary that belongs to the snapshot in `folder`: a folder with the files there are."""
     repo, commit = repository(name), folder.name
-    for place in [folder, *cached(repo, commit, "vocab.json"), *cached(repo, commit, "tokenizer.json")]:
+    places = [cached(known_as(repo), commit, file) for file in ("vocab.json", "tokenizer.json")]
+    for place in [folder, *places[0], *places[1]]:
         if has_vocabulary(place) and settings_are_known(repo, commit):
             return place
     try:
-        return fetch(name, repo, commit, download_vocabulary) or folder
+        return fetch(name, repo, commit, partial(download_vocabulary, is_first=True)) or folder
     except HubError as error:
         missing = "tokenizer_config.json" if has_vocabulary(folder) else "vocab.json, merges.txt"
         raise HubError(f"the vocabulary of {name} ({missing}) is not in the cache: {error}") from None
@@ -91,18 +94,8 @@ def repository(name):
     return repo
 
 
-# The cache
-
-
-def cached(repo, revision, file):
-    """The cached snapshots of a repository, under its full and its short name, that hold `file`."""
-    found = [
-        huggingface_hub.try_to_load_from_cache(each, file, revision=revision) for each in known_as(repo) if revision
-    ]
-    return [Path(path).parent for path in found if isinstance(path, str)]
-
-
 def known_as(repo):
+    """The names under which a repository may be cached: in full, and short."""
     return [repo] + [short for short, full in REPOSITORIES.items() if full == repo]
 
 
@@ -113,131 +106,69 @@ def is_complete(folder):
         return False
 
 
-def discard_damaged(folder):
-    """Remove the files of a snapshot whose bytes are not those that the Hub stated; return their names."""
-    return [path.name for path in sorted(Path(folder).iterdir()) if path.is_file() and discard_if_damaged(path)]
-
-
-def discard_if_damaged(path):
-    """Remove one file of a snapshot if its bytes are not those that the Hub stated; return whether it was so.
-
-    The cache keeps a file under the Hub's checksum of it, with a link in the snapshot: SHA-256 for large files, git's
-    SHA-1 for the others. Where there is neither (a mirror's own, or a file system without links), nothing is known.
-    """
-    stated = Path(os.readlink(path)).name if path.is_symlink() else ""
-    with open(path, "rb") as file:
-        if re.fullmatch("[0-9a-f]{64}", stated):
-            digest = hashlib.sha256()
-            while piece := file.read(1 << 20):
-                digest.update(piece)
-        elif re.fullmatch("[0-9a-f]{40}", stated):
-            data = file.read()
-            digest = hashlib.sha1(b"blob %d\0" % len(data) + data)
-        else:
-            return False
-    if digest.hexdigest() == stated:
-        return False
-    blob = path.parent / os.readlink(path)
-    path.unlink()
-    blob.unlink(missing_ok=True)
-    return True
-
-
 # The download
 
 
 def fetch(name, repo, revision, download):
     """Return the folder that download(repo, revision) makes; HubError says in one sentence why there is none."""
+    check_token()
     try:
-        knock(repo, revision)
-        with warnings.catch_warnings():
-            # huggingface_hub only warns when the disk is too small, and then fills it.
-            warnings.filterwarnings("error", message="Not enough free disk space")
-            return download(repo, revision)
+        return download(repo, revision)
     except (CheckpointError, HubError):
         raise
-    except Exception as error:  # the client, its HTTP library and its xet transport all have classes of their own
+    except Exception as error:  # the client and its HTTP library have classes of their own
         raise HubError(explain(error, name, repo, revision)) from None
 
 
-def knock(repo, revision):
-    """Ask the Hub about one small file first, so that an unreachable Hub is noticed within PATIENCE seconds.
-
-    In a thread: the client's timeouts hold for each of the host's addresses in turn, and for its name's look-up not
-    at all. A server's error may pass, so that is asked again while there is time.
-    """
-    if constants.HF_HUB_OFFLINE:
-        raise errors.OfflineModeIsEnabled
-    url = huggingface_hub.hf_hub_url(repo, "config.json", revision=revision)
-    answers = queue.SimpleQueue()
-
-    def ask():
-        try:
-            answers.put(huggingface_hub.get_hf_file_metadata(url, timeout=PATIENCE))
-        except Exception as error:
-            answers.put(error)
-
-    start = time.monotonic()
-    while True:
-        threading.Thread(target=ask, daemon=True).start()
-        try:
-            answer = answers.get(timeout=PATIENCE - (time.monotonic() - start))
-        except queue.Empty:
-            raise ConnectionError(f"no answer within {PATIENCE} seconds") from None
-        if status(answer) < 500 or time.monotonic() - start > PATIENCE / 2:
-            break
-        time.sleep(1)
-    if isinstance(answer, errors.HfHubHTTPError):
-        raise answer
-    if isinstance(answer, Exception):
-        raise ConnectionError(one_line(answer))
-    if answer.commit_hash is None:
-        raise ConnectionError("what answers there is not the Hub: it names no commit")
+def check_token():
+    """Refuse a token that cannot be sent; no message shows it."""
+    token = huggingface_hub.get_token()
+    if token and not re.fullmatch("[!-~]+", token):
+        raise HubError(
+            "the Hugging Face token (HF_TOKEN, or the one that 'hf auth login' stored) holds a character that no token "
+            "has, such as a space or a letter beyond ASCII: copy it again, or unset HF_TOKEN, as gpt2 needs none"
+        )
 
 
 def download_model(repo, revision):
     """Download a repository's config, vocabulary and weights into the cache; return the snapshot's folder."""
-    folder = download(repo, revision, "config.json").parent
-    read_config(folder)  # refuses another architecture before its weights are fetched
+    folder = download(repo, revision, "config.json", is_first=True).parent
     commit = folder.name  # the other files from the same commit, even if the branch moves meanwhile
-    download_vocabulary(repo, commit)
-    if not download_if_there(repo, commit, "model.safetensors"):
-        index = download_if_there(repo, commit, "model.safetensors.index.json")
-        if not index:
-            raise CheckpointError(
-                f"{repo} has no model.safetensors on the Hub; a pytorch_model.bin is a pickle, which can run code and "
-                "is never loaded"
-            )
-        for shard in shard_names(index):
-            download(repo, commit, shard)
+    with healing(folder):
+        config = read_config(folder)  # refuses another architecture before its weights are fetched
+        download_vocabulary(repo, commit)
+        most = largest(config)
+        if not download_if_there(repo, commit, "model.safetensors", most=most):
+            index = download_if_there(repo, commit, "model.safetensors.index.json")
+            if not index:
+                raise CheckpointError(
+                    f"{repo} has no model.safetensors on the Hub; a pytorch_model.bin is a pickle, which can run code "
+                    "and is never loaded"
+                )
+            for shard in shard_names(index):
+                most -= download(repo, commit, shard, most).stat().st_size
     return folder
 
 
-def download_vocabulary(repo, commit):
+def largest(config):
+    """The most bytes that the weights of a model can take: each twice, as wte and lm_head are, in float64, and masks."""
+    numbers = sum(math.prod(shape) for shape in expected_shapes(config).values())
+    return LONGEST_HEADER + 2 * 8 * numbers + 8 * config.n_layer * (config.n_ctx**2 + 1)
+
+
+def download_vocabulary(repo, commit, is_first=False):
     """Download the files of a vocabulary, as far as the repository has them; return their folder, or None."""
-    found = [download_if_there(repo, commit, file) for file in VOCABULARY_FILES]
+    found = [download_if_there(repo, commit, file, is_first=is_first) for file in VOCABULARY_FILES]
     return next((path.parent for path in found if path), None)
 
 
-def download_if_there(repo, commit, file):
-    """Download one file; None if the repository has no file of that name."""
+def download_if_there(repo, commit, file, **limits):
+    """Download one file; None, which the cache notes, if the repository has no file of that name."""
     try:
-        return download(repo, commit, file)
-    except errors.LocalEntryNotFoundError:  # despite its name and its base class: the Hub gave no answer
-        raise
+        return download(repo, commit, file, **limits)
     except errors.EntryNotFoundError:
+        add_missing(repo, commit, file)
         return None
-
-
-def download(repo, revision, file):
-    """Download one file into the cache, with the library's progress bar, and compare its bytes with the checksum."""
-    path = Path(huggingface_hub.hf_hub_download(repo, file, revision=revision))
-    if discard_if_damaged(path):
-        raise HubError(
-            f"{file} of {repo} came with other bytes than the Hub's checksum promises, and was removed: run again; if "
-            "it stays so, a proxy in between alters downloads"
-        )
-    return path
 
 
 # What went wrong
@@ -245,31 +176,30 @@ def download(repo, revision, file):
 
 def explain(error, name, repo, revision):
     """Say in one sentence why a model could not be fetched, and what to do."""
-    if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__:
-        error = error.__cause__  # huggingface_hub's "check your connection", whatever the reason
     cache, hub = constants.HF_HUB_CACHE, constants.ENDPOINT
     ways = (
         f"connect to the network (or set a proxy, or HF_ENDPOINT to a mirror), copy a cache that holds {repo} to "
-        f"{cache} (or set HF_HUB_CACHE to it), or give a folder with config.json and model.safetensors, not a name"
+        f"{cache} (or set HF_HUB_CACHE to it), give a folder with config.json and model.safetensors, not a name, or "
+        'take "bundled", the small model that is part of minigpt2'
     )
     if isinstance(error, errors.OfflineModeIsEnabled):
-        return f"HF_HUB_OFFLINE is set and {cache} holds no complete copy of {name}: unset it and {ways}"
+        return f"HF_HUB_OFFLINE is set and {held(name, repo)}{meant(name)}: unset it and {ways}"
     if isinstance(error, ConnectionError):
-        return f"{hub} cannot be reached ({one_line(error)}) and {cache} holds no complete copy of {name}: {ways}"
+        return f"{hub} cannot be reached ({one_line(error)}) and {held(name, repo)}{meant(name)}: {ways}"
     if isinstance(error, errors.GatedRepoError):
         return f"{repo} is open only to those who accept its terms: do so at {hub}/{repo}, then run 'hf auth login'"
     if isinstance(error, errors.RevisionNotFoundError):
         return f"{repo} has no revision {revision!r}: give a branch, a tag or a full commit hash listed at {hub}/{repo}"
     if isinstance(error, errors.EntryNotFoundError):
         return f"{repo} has no config.json on the Hub at revision {revision}, so it is not a model that can be loaded"
-    if isinstance(error, errors.RepositoryNotFoundError) or status(error) in (401, 403, 404):
+    if isinstance(error, errors.HfHubHTTPError) and status(error) in (401, 403, 404):
         return (
-            f"there is no folder {name!r} here and {hub} shows no model {repo!r} (it answers {status(error)}): check "
-            "the spelling, or run 'hf auth login' if it is private"
+            f"there is no folder {name!r} here and {hub} shows no model {repo!r} (it answers {status(error)}){meant(name)}: check the "
+            "spelling, or run 'hf auth login' if it is private"
         )
     if status(error) == 429:
         wait = error.response.headers.get("Retry-After", "")
-        wait = f"{wait} seconds" if wait.isdigit() else "a few minutes"
+        wait = f"{wait} seconds" if re.fullmatch("[0-9]{1,5}", wait) else "a few minutes"
         return f"{hub} has had too many requests from here (429): wait {wait}, or run 'hf auth login' to be given more"
     if status(error):
         return f"{hub} answers {status(error)} when asked for {repo}: try again later; what has arrived whole is kept"
@@ -284,11 +214,22 @@ def explain(error, name, repo, revision):
     return f"the download of {repo} broke off ({one_line(error)}): run again; what has arrived whole is kept"
 
 
-def status(answer):
-    """The HTTP status of an error, or 0."""
-    return getattr(getattr(answer, "response", None), "status_code", 0)
+def held(name, repo):
+    """What the cache has of a model that is not complete in it."""
+    for folder in map(repository_folder, known_as(repo)):
+        if any(folder.glob("snapshots/*/pytorch_model*.bin")):
+            return (
+                f"{constants.HF_HUB_CACHE} holds {name} only as pytorch_model.bin, a pickle, which can run code and is "
+                "never loaded (save_pretrained of transformers writes a folder with model.safetensors)"
+            )
+    folder = f" (nor is the folder {name!r} here a model's, without a config.json)" if os.path.isdir(name) else ""
+    return f"{constants.HF_HUB_CACHE} holds no complete copy of {name}{folder}"
 
 
-def one_line(error):
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 200 else f"{text[:200]}..."
+def meant(name):
+    """The name that was probably meant: GPT-2 small is "gpt2"."""
+    if name in REPOSITORIES or name in REPOSITORIES.values():
+        return ""
+    plain = name.lower().rsplit("/")[-1].replace("_", "-").replace("gpt-2", "gpt2").removesuffix("-small")
+    close = difflib.get_close_matches(plain, REPOSITORIES, 1, 0.8)
+    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -10,14 +10,15 @@ import math
 import os
 import re
 import stat
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from threading import Lock
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from ..errors import CheckpointError
 from ..terminal import brief
+from .header import read_header
 
 LONGEST_JSON = 1 << 24  # bytes; the longest JSON of a GPT-2, its vocabulary, has 1 MB
 
@@ -46,15 +47,6 @@ def read_json(path):
     if not isinstance(fields, dict):
         raise CheckpointError(f"{path} holds {brief(fields)} instead of a JSON object: fetch it again")
     return fields
-
-
-class Stored(NamedTuple):
-    """Where one tensor lies."""
-
-    path: Path
-    offset: int  # in bytes, from the start of the file
-    dtype: str  # safetensors' word for it
-    shape: tuple
 
 
 STORED_AS = {"F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8"}
@@ -92,46 +84,82 @@ def shard_names(index):
     return sorted(set(weight_map.values()))
 
 
-def read_headers(folder):
-    """Find every tensor of a folder: dict of Stored by name, the prefix "transformer." taken off."""
+class TensorFile:
+    """An open safetensors file, read by position, from several threads.
+
+    It is opened once, so that what was checked is what is read, even if another file takes its name meanwhile; and not, unless
+    asked for, mapped into memory, where a file that another program shortens ends the process.
+    """
+
+    def __init__(self, path):
+        self.path = path
+        self.file = open_file(path)
+        self.before = self.state()
+        self.size = self.before.st_size
+        self.lock = Lock()
+
+    def state(self):
+        return os.fstat(self.file.fileno())
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        """Close it; CheckpointError if it was changed while it was open, which may be why there is another error."""
+        now = self.state()
+        self.file.close()
+        changed = (now.st_size, now.st_mtime_ns) != (self.size, self.before.st_mtime_ns)
+        if changed and (kind is None or issubclass(kind, (CheckpointError, OSError))):
+            raise CheckpointError(f"{self.path} was changed while it was read: load it again once it is complete")
+
+    def read_into(self, array, offset):
+        """Fill a contiguous array with the bytes from `offset` on; returns how many there were."""
+        view, done = memoryview(array).cast("B"), 0
+        while done < len(view):
+            if hasattr(os, "preadv"):
+                n = os.preadv(self.file.fileno(), [view[done:]], offset + done)
+            else:  # Windows
+                with self.lock:
+                    self.file.seek(offset + done)
+                    n = self.file.readinto(view[done:])
+            if n == 0:
+                break
+            done += n
+        return done
+
+    def read(self, n, offset):
+        data = bytearray(n)
+        return bytes(data[: self.read_into(data, offset)])
+
+
+@contextmanager
+def open_tensors(folder):
+    """Give every tensor of a folder, dict of Stored by name (the prefix "transformer." taken off), while the block runs.
+
+    Raises CheckpointError if one of the files was changed during the block.
+    """
+    with ExitStack() as stack:
+        files = []
+        for path in weight_files(folder):
+            try:
+                file = TensorFile(path)
+            except OSError as error:
+                raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
+            files.append(stack.enter_context(file))
+        yield find_tensors(files)
+
+
+def find_tensors(files):
     found = {}
-    for path in weight_files(folder):
-        for name, tensor in read_header(path).items():
+    for file in files:
+        for name, tensor in read_header(file).items():
             name = name.removeprefix("transformer.")
             if name in found:
-                raise CheckpointError(f"{name} is there twice, in {found[name].path} and in {path}: remove one")
+                raise CheckpointError(
+                    f"{name} is there twice, in {found[name].file.path} and in {file.path}: remove one"
+                )
             found[name] = tensor
     return found
-
-
-LFS = b"version https://git-lfs"  # how a pointer begins (git-lfs docs/spec.md)
-
-
-def read_header(path):
-    """Find every tensor of one safetensors file; safetensors checks sizes, offsets and overlaps first."""
-    try:
-        with open_file(path) as file:
-            if file.read(len(LFS)) == LFS:
-                raise CheckpointError(
-                    f"{path} is a Git LFS pointer, a few lines that stand for the file: run git lfs pull in its folder, or "
-                    "download the file itself"
-                )
-            with safe_open(path, "np"):
-                pass
-            file.seek(0)
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length))
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or brief(error)}") from None
-    except CheckpointError:
-        raise
-    except (SafetensorError, ValueError) as error:
-        raise CheckpointError(f"{path} is not a whole safetensors file ({brief(error)}): fetch it again") from None
-    header.pop("__metadata__", None)
-    return {
-        name: Stored(path, 8 + length + at["data_offsets"][0], at["dtype"], tuple(at["shape"]))
-        for name, at in header.items()
-    }
 
 
 def read_pieces(name, tensor, dtype):
@@ -140,23 +168,22 @@ def read_pieces(name, tensor, dtype):
     safetensors' own arrays would be views of a memory map, whose pages count as memory beside the copy that alignment
     needs (the official file's data starts at an odd byte), and it has no bfloat16 for NumPy.
     """
+    path = tensor.file.path
     if tensor.dtype not in STORED_AS:
-        raise CheckpointError(f"{name} in {tensor.path} is stored as {tensor.dtype}, not as {' or '.join(STORED_AS)}")
+        raise CheckpointError(f"{name} in {path} is stored as {tensor.dtype}, not as {' or '.join(STORED_AS)}")
     size = math.prod(tensor.shape)
     buffer = np.empty(min(PIECE, size), STORED_AS[tensor.dtype])
-    with open_file(tensor.path) as file:
-        file.seek(tensor.offset)
-        for start in range(0, size, PIECE):
-            piece = buffer[: size - start]
-            if file.readinto(piece) != piece.nbytes:
-                raise CheckpointError(f"{tensor.path} ends inside {name}: fetch it again")
-            if tensor.dtype == "BF16":  # the upper half of a float32
-                piece = (piece.astype(np.uint32) << 16).view(np.float32)
-            with np.errstate(over="ignore"):
-                piece = piece.astype(dtype, copy=False)
-            if not np.isfinite(piece).all():
-                raise CheckpointError(f"{name} in {tensor.path} holds a number that is not finite in {piece.dtype}")
-            yield start, piece
+    for start in range(0, size, PIECE):
+        piece = buffer[: size - start]
+        if tensor.file.read_into(piece, tensor.offset + start * buffer.itemsize) != piece.nbytes:
+            raise CheckpointError(f"{path} ends inside {name}: fetch it again")
+        if tensor.dtype == "BF16":  # the upper half of a float32
+            piece = (piece.astype(np.uint32) << 16).view(np.float32)
+        with np.errstate(over="ignore"):
+            piece = piece.astype(dtype, copy=False)
+        if not np.isfinite(piece).all():
+            raise CheckpointError(f"{name} in {path} holds a number that is not finite in {piece.dtype}")
+        yield start, piece
 
 
 def can_map(tensor, dtype):
@@ -171,7 +198,7 @@ def read_tensor(name, tensor, dtype, mapped=False):
     if mapped and can_map(tensor, dtype):
         for _ in read_pieces(name, tensor, dtype):  # which refuses what is not finite, and leaves the pages in the cache
             pass
-        return np.asarray(np.memmap(tensor.path, dtype, "r", tensor.offset, tensor.shape))
+        return np.asarray(np.memmap(tensor.file.file, dtype, "r", tensor.offset, tensor.shape))
     array = np.empty(tensor.shape, dtype)
     flat = array.reshape(-1)
     for start, piece in read_pieces(name, tensor, dtype):

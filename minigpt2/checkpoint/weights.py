@@ -15,14 +15,14 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from ..atomic import replacing
 from ..errors import CheckpointError
 from ..shapes import check_dtype, check_shapes, expected_shapes, flatten, nest
 from ..terminal import brief
 from .config import read_config
-from .tensors import read_headers, read_pieces, read_tensor
+from .memory import check_room
+from .tensors import open_tensors, read_pieces, read_tensor
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def load(name_or_folder, dtype=np.float32, revision=None, mapped=False):
         raise CheckpointError(f"a model has a name or a folder, and {brief(name_or_folder)} is neither")
     name = os.fsdecode(name_or_folder)
     path = BUNDLED if name == "bundled" else os.path.expanduser(name)
-    if os.path.isdir(path):
+    if os.path.isdir(path) and not is_only_a_name(name):
         folder = Path(path)
         if revision is not None:
             raise CheckpointError(
@@ -59,17 +59,22 @@ def load(name_or_folder, dtype=np.float32, revision=None, mapped=False):
     if os.path.isfile(path):
         raise CheckpointError(f"{name} is a file: give the folder that holds config.json and model.safetensors")
 
-    from . import hub  # huggingface_hub takes 0.1 s to import, which a folder need not pay for
+    from . import cache, hub  # huggingface_hub takes 0.1 s to import, which a folder need not pay for
 
     check_dtype(dtype)
     folder, commit = hub.snapshot(name, revision)
-    try:
+    with cache.healing(folder):
         config, weights = load_folder(folder, dtype, mapped)
-    except CheckpointError as error:
-        if damaged := hub.discard_damaged(folder):
-            raise CheckpointError(f"{error}; removed {', '.join(damaged)}: run again to download it anew") from None
-        raise
     return config, weights, Source(name, commit, folder, partial(fetch_tokenizer, name, folder))
+
+
+def is_only_a_name(name):
+    """Whether a folder is meant for something else: it is called "gpt2" or the like, and holds no model."""
+    if os.path.isfile(os.path.join(name, "config.json")):
+        return False
+    from .hub import REPOSITORIES
+
+    return name in REPOSITORIES
 
 
 def load_folder(folder, dtype=np.float32, mapped=False):
@@ -77,28 +82,38 @@ def load_folder(folder, dtype=np.float32, mapped=False):
     check_dtype(dtype)
     config = read_config(folder)
     try:
-        stored = read_headers(folder)
-        if "wte.weight" not in stored and "lm_head.weight" in stored:  # safetensors' save_model keeps one of the two
-            stored["wte.weight"] = stored.pop("lm_head.weight")
-        shapes = {name: tensor.shape for name, tensor in stored.items()}
-        check_shapes(config, shapes, f"the weights in {folder}", "config.json")
-        # Largest first, so that the two threads end together: wte alone is a third of GPT-2 small.
-        names = sorted(expected_shapes(config), key=lambda name: -math.prod(stored[name].shape))
-        with ThreadPoolExecutor(2) as pool:
-            arrays = pool.map(lambda name: read_tensor(name, stored[name], dtype, mapped), names)
-            flat = dict(zip(names, arrays, strict=True))
+        with open_tensors(folder) as stored:
+            return config, nest(read_weights(config, stored, dtype, folder, mapped))
     except MemoryError as error:
         raise CheckpointError(f"the weights in {folder} do not fit into the memory there is ({brief(error)})") from None
+
+
+def read_weights(config, stored, dtype, folder, mapped):
+    """Read and check all weights, from Stored by name: arrays by checkpoint name."""
+    if "wte.weight" not in stored and "lm_head.weight" in stored:  # safetensors' save_model keeps one of the two
+        stored["wte.weight"] = stored.pop("lm_head.weight")
+    shapes = {name: tensor.shape for name, tensor in stored.items()}
+    check_shapes(config, shapes, f"the weights in {folder}", "config.json")
+    sizes = {name: math.prod(shape) for name, shape in expected_shapes(config).items()}
+    check_room(sum(sizes.values()) * np.dtype(dtype).itemsize, f"the model in {folder} as {np.dtype(dtype)}")
+    # Largest first, so that the two threads end together: wte alone is a third of GPT-2 small.
+    names = sorted(sizes, key=lambda name: -sizes[name])
+    with ThreadPoolExecutor(2) as pool:
+        arrays = pool.map(lambda name: read_tensor(name, stored[name], dtype, mapped), names)
+        flat = dict(zip(names, arrays, strict=True))
     if "lm_head.weight" in stored:
         check_tied(stored["lm_head.weight"], flat["wte.weight"])
-    return config, nest(flat)
+    return flat
 
 
 def fetch_tokenizer(name, folder):
     """Make the Tokenizer of a snapshot of the Hub, its vocabulary downloaded first where it is not there yet."""
+    from .cache import healing
     from .hub import vocabulary
 
-    return load_tokenizer(vocabulary(name, folder))
+    place = vocabulary(name, folder)
+    with healing(place, (".json", ".txt")):
+        return load_tokenizer(place)
 
 
 def load_tokenizer(folder):
@@ -128,7 +143,7 @@ def check_tied(lm_head, wte):
         for start, piece in read_pieces("lm_head.weight", lm_head, wte.dtype)
     ):
         raise CheckpointError(
-            f"lm_head.weight in {lm_head.path} differs from wte.weight: a GPT-2 whose unembedding is not its embedding "
+            f"lm_head.weight in {lm_head.file.path} differs from wte.weight: a GPT-2 whose unembedding is not its embedding "
             "is not computed here"
         )
 
@@ -139,6 +154,8 @@ def save_folder(folder, config, weights, dtype=np.float32, end_of_text=None):
     end_of_text is the id of <|endoftext|>, the last one unless given: GPT-2's vocabulary ends in it. Each file appears
     whole or not at all.
     """
+    from safetensors.numpy import save_file
+
     folder, end = Path(folder), config.n_vocab - 1 if end_of_text is None else end_of_text
     fields = {
         "model_type": "gpt2",

@@ -38,6 +38,7 @@ KINDS = {
         "tolerance",
         "source",
     ),
+    "circuits": ("measure", "text_set", "fact", "value", "tolerance", "source"),
     "pair_maps": ("pairs", "clean", "corrupted", "run_tolerance", "maps", "tolerance", "source"),
     "head_scores": ("ids", "scores", "tolerance", "source"),
     "probability_differences": ("text", "years", "value", "tolerance", "source"),

@@ -1,21 +1,20 @@
 """What lens.py finds, and attention patterns, as figures: layers down with layer 0 on top, tokens across.
 
-Each function returns a matplotlib Figure; drawing.write() puts one into a file.
+Each function returns a style.Picture, which is a matplotlib Figure; style.write() puts one into a file.
 """
 
 import math
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import PowerNorm
-from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from ..terminal import known_as
-from .style import SHARE, SIGNED, cell_lines, clipped, colour_bar, drawable
+from .style import SHARE, SIGNED, Picture, cell_lines, clipped, colour_bar, isolated, settings
 
 BAND = 20  # columns of a logit lens side by side; a longer text goes on in another band below
 MOST = 80  # positions drawn, the last ones of a longer text
+LONGEST = 120  # characters of a title or a note
 
 
 # Words
@@ -24,20 +23,22 @@ MOST = 80  # positions drawn, the last ones of a longer text
 def positions(run):
     """The positions that are drawn, and a label for each: two equal tokens keep labels of their own."""
     at = range(max(0, len(run.tokens) - MOST), len(run.tokens))
-    return at, [f"{i}  {clipped(text, 14)}" for i, text in zip(at, run.model.labels(run.tokens[at.start :]))]
+    return at, [isolated(f"{i}  ", clipped(text, 14)) for i, text in zip(at, run.model.labels(run.tokens[at.start :]))]
 
 
 def heading(fig, run, title, *notes):
     """The figure's title, and below it the model and notes, in smaller letters."""
     left_out = max(0, len(run.tokens) - MOST)
     notes = [known_as(run.model.name), *notes, f"the first {left_out} positions are left out" if left_out else ""]
-    fig.suptitle(drawable(title), x=0.012, ha="left", fontsize=12)
-    fig.text(0.012, 0.012, drawable("   ·   ".join(filter(None, notes))), fontsize=8, color="0.35")
+    fig.suptitle(clipped(title, LONGEST), x=0.012, ha="left", fontsize=12)
+    shown = (clipped(note, LONGEST) for note in notes if note)
+    fig.text(0.012, 0.012, "   ·   ".join(shown), fontsize=8, color="0.35")
 
 
 # Figures
 
 
+@settings()
 def lens_figure(lens, about=""):
     """Draw a logit lens: each cell's likeliest token, coloured by its probability, framed once it is the final one.
 
@@ -74,6 +75,7 @@ def lens_figure(lens, about=""):
     return fig
 
 
+@settings()
 def attribution_figure(attribution, about="", beside=()):
     """Draw a direct logit attribution: a layer x head map, and bars of what each layer's attention and MLP write.
 
@@ -128,11 +130,14 @@ def attribution_figure(attribution, about="", beside=()):
     return fig
 
 
+@settings()
 def pattern_figure(run, layer, head):
     """Draw where one head looks: destinations down, sources across; each row sums to 1."""
     c = run.model.config
-    if not (0 <= layer < c.n_layer and 0 <= head < c.n_head):
-        raise ValueError(f"there is no head {layer}.{head}: layers are 0 to {c.n_layer - 1}, heads 0 to {c.n_head - 1}")
+    whole = all(isinstance(i, (int, np.integer)) for i in (layer, head))
+    if not (whole and 0 <= layer < c.n_layer and 0 <= head < c.n_head):
+        ranges = f"layers are 0 to {c.n_layer - 1}, heads 0 to {c.n_head - 1}, and a picture shows one"
+        raise ValueError(f"there is no head {layer!r:.30}.{head!r:.30}: {ranges}")
     at, names = positions(run)
     pattern = run.pattern[layer, head, at.start :, at.start :]
     n = len(at)
@@ -160,9 +165,8 @@ def pattern_figure(run, layer, head):
 
 
 def new_figure(width, height):
-    fig = Figure((width, height), layout="constrained")
+    fig = Picture((width, height), layout="constrained")
     fig.get_layout_engine().set(rect=(0, 0.3 / height, 1, 1 - 0.3 / height))  # below it stands heading's note
-    FigureCanvasAgg(fig)
     return fig
 
 

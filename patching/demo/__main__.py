@@ -18,11 +18,12 @@ from minigpt2 import terminal
 from minigpt2.terminal import known_as, printable
 
 from .. import attribute, save, sweep, sweep_one_by_one
+from ..ablations import ablate
 from ..draw.heatmap import Progress, heatmap
 from ..explain.both_runs import BothRuns
 from ..explain.conclusions import tell
 from ..explain.findings import Findings, agreement
-from ..explain.numbers import number, percent, probability
+from ..explain.numbers import number, percent, probability, signed
 from ..explain.views import VIEWS
 from ..plan import Question
 from .experiments import EXPERIMENTS
@@ -56,6 +57,8 @@ def main():
         results.append(attribute(model, jobs[0].pair, jobs[0].site, **jobs[0].choices))
         titles = ["exact", "attribution"]
         say("", *report_estimate(*results))
+    if args.ablate:
+        say(*report_ablation(ablate(model, jobs[0].pair, args.ablate, metric=args.metric)))
     views = [kind(runs[jobs[0].pair]) for kind in kinds]
     for view in views:
         say(*report_view(view))
@@ -131,7 +134,9 @@ def report_map(result):
 def map_lines(result, n, most=3):
     from ..draw.panels import column_labels, n_maps, panels, row_labels
 
-    heading = f"{result.unit} after patching {result.site} ({result.direction}, {known_as(result.model)}); "
+    heading = (
+        f"{result.unit} after patching {result.site} ({result.direction}: {result.way}, {known_as(result.model)}); "
+    )
     heading += f"clean {number(result.clean_value)}, corrupted {number(result.corrupted_value)}"
     lines = ["", *terminal.wrapped(heading, n)]
     maps = sorted(panels(result), key=lambda panel: -np.abs(panel.values - result.base_value).max())
@@ -169,6 +174,25 @@ def report_estimate(exact, estimate):
     return terminal.wrapped(text, min(terminal.columns(), 110))
 
 
+def report_ablation(found):
+    """What the parts named with --ablate do, each alone and all together, and what then adds to the answer instead."""
+    n = terminal.columns()
+    heading = f"{found.unit} after the clean text with parts of the model at zero ({known_as(found.model)})"
+    rows = [["none", number(found.intact), ""]]
+    rows += [[part, number(value), signed(value - found.intact)] for part, value in zip(found.parts, found.alone)]
+    if len(found.parts) > 1:
+        rows.append(["all of these", number(found.together), signed(found.together - found.intact)])
+    before, after = found.direct_attributions()
+    terms, intact = dict(after.terms), dict(before.terms)
+    largest = sorted(intact, key=lambda term: -abs(terms[term] - intact[term]))[:10]
+    added = [[term, *map(signed, (intact[term], terms[term], terms[term] - intact[term]))] for term in largest]
+    return [
+        "", *terminal.wrapped(heading, n), *terminal.table(["At zero", "Value", "Change"], rows), "",
+        *terminal.wrapped(f"What adds to {before.question} instead: the largest differences with all of them at zero", n),
+        *terminal.table(["Added by", "Intact", "Ablated", "Difference"], added),
+    ]  # fmt: skip
+
+
 def report_view(view):
     """A view of both runs from inside, as lines."""
     n, blocks = terminal.columns(), [[title, *terminal.table(head, rows)] for title, head, rows in view.tables()]
@@ -187,18 +211,18 @@ def write_files(args, pair, results, titles, views, both):
     from ..draw import figure
 
     path = Path(args.out or picture_path(args, pair, results[0]))
-    command = shlex.join(["python", "-m", "patching.demo", *sys.argv[1:]])
+    command, numbers = shlex.join(["python", "-m", "patching.demo", *sys.argv[1:]]), []
+    if args.save:  # before the pictures: nothing that goes wrong in drawing costs the numbers
+        stem = path.with_suffix("")
+        for result, title in zip(results, titles):
+            numbers += save.paths(save.save(result, f"{stem}_{title}" if title else stem, command))
     pictures = {path: figure.compared(*results) if args.attribution else figure.figure(results, titles)}
     for view in views:
         for name, fig in zip(("clean", "corrupted"), view.figures()):
             pictures[path.with_name(f"{path.stem}_{view.name}_{name}{path.suffix}")] = fig
-    files = list(pictures)
     for file, fig in pictures.items():
         figure.write(fig, file)
-    if args.save:
-        stem = path.with_suffix("")
-        for result, title in zip(results, titles):
-            files += save.paths(save.save(result, f"{stem}_{title}" if title else stem, command))
+    files = [*pictures, *numbers]
     if args.report:
         from ..page import report
 
@@ -210,5 +234,10 @@ def write_files(args, pair, results, titles, views, both):
     )
 
 
+def command():
+    """main, whose errors are a sentence, as a command that is installed calls it."""
+    return terminal.guarded(main)
+
+
 if __name__ == "__main__":
-    sys.exit(terminal.guarded(main))
+    sys.exit(command())

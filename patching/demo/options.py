@@ -8,12 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from minigpt2 import Overwrite
 from minigpt2.atomic import check_writable
 from minigpt2.terminal import decoded, filled
 
 from .. import METRICS, SITES
+from ..ablations.parts import parts_of
 from ..explain.both_runs import BothRuns
 from ..prompts import PromptPair
+from ..sources import SOURCES
 from .experiments import EXPERIMENTS
 
 OVERVIEW = ("resid_post", "attn_out", "mlp_out")
@@ -26,6 +29,9 @@ EXAMPLES = """examples:
     python -m patching.demo --attribution
   what each layer would predict, and what heads and MLPs add to the answer:
     python -m patching.demo --lens --direct-attribution
+  what the model does without single heads, and with three of them at zero:
+    python -m patching.demo --site heads --source zero
+    python -m patching.demo --ablate 3.0,3.1,4.2
   two texts of your own, the numbers kept and everything on one page:
     python -m patching.demo --clean "The capital of France is" \\
       --corrupted "The capital of Italy is" --answers " Paris" " Rome" \\
@@ -51,6 +57,8 @@ def parse():
     args.own_text = args.clean is not None or args.corrupted is not None or args.answers is not None
     args.unanswered = args.clean is not None and args.corrupted is not None and args.answers is None
     args.sites = OVERVIEW if args.site == "overview" else ["z"] if args.site == "heads" else [args.site]
+    if args.direction is None:
+        args.direction = "denoising" if args.source == "other run" else "noising"
     for fault in faults(args):
         parser.error(fault)
     return args
@@ -75,7 +83,20 @@ def make_parser():
     sites = [*SITES, "overview", "heads"]
     add("--site", default="resid_post", choices=sites, metavar="SITE", help=f"one of {', '.join(sites)} (%(default)s)")
     directions = ["denoising", "noising"]
-    add("--direction", default="denoising", choices=directions, help="clean into corrupted, or the other way")
+    add("--direction", choices=directions, help="into the corrupted run (the default), or into the clean one")
+    add(
+        "--source",
+        choices=SOURCES,
+        default="other run",
+        help="what is written (%(default)s); zero ablates, in the clean run",
+    )
+    add("--window", type=window, default=1, metavar="N", help="patch N layers around each at once (%(default)s)")
+    add(
+        "--ablate",
+        type=parts,
+        metavar="LIST",
+        help="for example 9.9,9.6 or 'mlp 5': patch the model with these at zero",
+    )
     add("--metric", default="logit_difference", choices=METRICS, metavar="METRIC", help="see below (%(default)s)")
     add("--alpha", type=finite, default=1.0, help="how much is written: 1 the whole vector, 0 none of it")
     add("--positions", type=positions, metavar="LIST", help='for example 0,3-5; or "all": every position at once')
@@ -112,6 +133,10 @@ def faults(args):
         yield "--site pattern_entry patches single entries: --positions all is --site pattern"
     if args.heads and not any("head" in SITES[site].axes for site in args.sites):
         yield f"{args.site} has no heads to choose from: leave out --heads, or patch z, q, k, v or pattern"
+    if args.ablate and (args.experiment == "all" or args.site == "overview"):
+        yield "--ablate looks into one map in one model: choose one experiment and one site"
+    if args.window > 1 and args.site == "pattern_entry":
+        yield "--window patches layers at once, and pattern_entry single entries: choose another site"
     if args.clean is not None and args.corrupted is None:
         yield "--clean needs --corrupted too: the text that differs from it, in as many tokens"
 
@@ -128,6 +153,20 @@ def numbers(text):
         if not match or match[2] and int(match[2]) < int(match[1]):
             raise argparse.ArgumentTypeError(f"{text!r} is not a list like 0,3-5")
         found += range(int(match[1]), int(match[2] or match[1]) + 1)
+    return found
+
+
+def window(text):
+    if not re.fullmatch(r"\d{1,5}", text) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r:.40} is not a number of layers, 1 or more")
+    return int(text)
+
+
+def parts(text):
+    """ "9.9, mlp 5" as names of parts of a model."""
+    found = [part.strip() for part in text.split(",")]
+    if wrong := [part for part in found if not re.fullmatch(r"\d{1,5}\.\d{1,5}|(mlp|attn) ?\d{1,5}", part)]:
+        raise argparse.ArgumentTypeError(f"{wrong[0]!r:.40} is not a part like 9.6, 'mlp 5' or 'attn 5'")
     return found
 
 
@@ -149,7 +188,11 @@ def finite(text):
 
 def plan_jobs(args, model):
     """The maps that the options ask for, list[Job]."""
-    choices = {name: getattr(args, name) for name in ("direction", "metric", "alpha", "positions", "layers", "heads")}
+    names = ("direction", "metric", "alpha", "positions", "layers", "heads", "window")
+    choices = {name: getattr(args, name) for name in names}
+    choices["source"] = None if args.source == "other run" else args.source
+    if args.ablate:
+        choices["overwrites"] = [zeroed(part) for part in parts_of(args.ablate, model)]
     if args.site == "heads":
         choices["positions"] = "all"
     given = {"clean": args.clean, "corrupted": args.corrupted, "answers": args.answers and tuple(args.answers)}
@@ -164,6 +207,10 @@ def plan_jobs(args, model):
         for name in args.experiments
         for site in args.sites
     ]  # fmt: skip
+
+
+def zeroed(part):
+    return Overwrite(part.layer, part.activation, 0.0, None if part.head is None else [part.head])
 
 
 def likeliest_answers(model, args):
@@ -208,6 +255,9 @@ def picture_path(args, pair, result):
     """figures/EXPERIMENT_SITE_MODEL.png, with every choice that is not the default in the name."""
     experiment = question_name(pair, result) if args.own_text else args.experiment
     choices = [args.site, *([args.direction] if args.direction != "denoising" else [])]
+    choices += [args.source.replace(" ", "-")] if args.source != "other run" else []
+    choices += [f"window{args.window}"] if args.window != 1 else []
+    choices += ["ablate" + re.sub(r"[^\d.a-z]+", "-", "_".join(args.ablate))] if args.ablate else []
     choices += [args.metric] if args.metric != "logit_difference" else []
     choices += [f"alpha{args.alpha:g}"] if args.alpha != 1 else []
     for axis in ("layers", "heads", "positions"):

@@ -3,11 +3,9 @@
 import argparse
 import sys
 
-from minigpt2.pictures.style import check_picture, write
 from minigpt2.terminal import filled, guarded, printable
 
 from .. import save
-from .figure import compared, figure
 
 
 def main():
@@ -19,6 +17,9 @@ def main():
         "--out", type=filled, metavar="FILE", help="a .png, .pdf or .svg (default: the first file's name with .png)"
     )
     args = parser.parse_args()
+
+    from .figure import check_picture, compared, figure, write  # not before guarded() has set MPLBACKEND aside
+
     out = args.out or str(save.paths(args.files[0])[0].with_suffix(".png"))
     check_picture(out)
     results = [save.load(file) for file in args.files]

@@ -11,28 +11,39 @@ import math
 
 import numpy as np
 from matplotlib.colors import CenteredNorm
-from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from minigpt2.pictures import style
-from minigpt2.pictures.style import SIGNED, check_picture, drawable, write
+from minigpt2.pictures.style import (
+    Picture,
+    check_picture,
+    clipped,
+    colour_map,
+    drawable,
+    ink,
+    isolated,
+    settings,
+    write,
+)
 from minigpt2.terminal import known_as, wrapped
 
 from ..explain.findings import agreement
+from ..result import Result
 from ..sites import SITES
 from .panels import (
-    column_labels,
+    LONGEST,
     common_scale,
     cut_words,
     layout,
     own_titles,
     panels,
-    row_labels,
     runs_of,
     shown_range,
 )
 
 __all__ = ["check_picture", "compared", "figure", "write"]
+MOST_TICKS = {"y": 60, "x": 130}  # labels along an axis
+LONGEST_LINE = 400  # characters of one line of a heading, before it is wrapped
 
 
 def colour_bar(fig, axes, mesh, scale, results, shrink):
@@ -57,44 +68,92 @@ def colour_bar(fig, axes, mesh, scale, results, shrink):
 # The figure
 
 
-def figure(results, titles=None, mark=None, note=""):
-    """Draw results as one Figure with one scale, with a title for each where there are several.
+@settings()
+def figure(results, titles=None, mark=None, note="", *, size=None, cmap=None, ax=None):
+    """Draw one Result, or a list of them with one scale, as a Picture, which is a matplotlib Figure.
 
-    mark is the place of a cell to outline, {"layer": 2, "position": 1}; note is a line below the heading.
+    titles has one text for each result, where there are several. mark is the place of a cell to outline, {"layer": 2,
+    "position": 1}; note is a line below the heading. For a figure in a paper: size is (width, height) in inches, cmap a
+    matplotlib Colormap or its name (the middle of which means no effect), and ax an Axes of a figure of your own, into
+    which the one map is drawn, with its colour bar and without a heading. Raises ValueError for anything else.
     """
-    results = list(results) if isinstance(results, (list, tuple)) else [results]
-    titles = titles or ([""] if len(results) == 1 else own_titles(results))
+    results, titles = checked(results, titles, mark)
     if titles[0] and len(runs_of(results)) > 1:
         titles = [
             f"{title}: clean {r.clean_value:.2f}, corrupted {r.corrupted_value:.2f}"
             for title, r in zip(titles, results)
         ]
     parts = [panel for r, title in zip(results, titles) for panel in panels(r, title)]
-    scale, names = common_scale(results), [list(map(drawable, column_labels(panel))) for panel in parts]
-    down, across, size = layout(parts, names)
-    fig = Figure(size, layout="constrained")
-    grid = fig.subplots(down, across, squeeze=False)
+    scale, cmap = common_scale(results), colour_map(cmap)
+    names = [tick_labels(panel, "x") for panel in parts]
+    down, across, usual = layout(parts, names)
+    if ax is None:
+        fig = Picture(checked_size(size) or usual, layout="constrained")
+        grid = fig.subplots(down, across, squeeze=False)
+    else:
+        fig, grid = own_axes(ax, parts, size)
     below = len(parts) - across if all(name == names[0] for name in names) else 0  # from here on, columns are labelled
     meshes = []
-    for i, (ax, panel) in enumerate(zip(grid.flat, parts)):
+    for i, (ax_, panel) in enumerate(zip(grid.flat, parts)):
         if panel.columns:
-            meshes.append(draw_map(ax, panel, scale, names[i] if i >= below else [], roomy=len(parts) <= 4))
+            meshes.append(draw_map(ax_, panel, scale, cmap, names[i] if i >= below else [], roomy=len(parts) <= 4))
             if mark:
-                outline(ax, panel, mark)
+                outline(ax_, panel, mark)
         else:
-            draw_bars(ax, panel, scale, results)
-        ax.set_ylabel(panel.axes[0] if i % across == 0 else "", fontsize=9)
+            draw_bars(ax_, panel, scale, cmap, results)
+        ax_.set_ylabel(panel.axes[0] if i % across == 0 else "", fontsize=9)
         if i % across and panel.axes[0] == "position":
-            ax.set_yticklabels([])
-        ax.set_title(drawable(panel.title), fontsize=9, loc="left")
-    for ax in grid.flat[len(parts) :]:
-        ax.set_visible(False)
+            ax_.set_yticklabels([])
+        ax_.set_title(clipped(panel.title, 80), fontsize=9, loc="left")
+    for unused in grid.flat[len(parts) :]:
+        unused.set_visible(False)
     if meshes:
         colour_bar(fig, list(grid.flat), meshes[0], scale, results, shrink=1 if down == 1 else 0.6)
-    n = int(size[0] * 12)
-    lines = [line for text in heading(results, note) for line in wrapped(text, n)]
-    fig.suptitle(drawable("\n".join(lines)), fontsize=10, x=0.012, ha="left", linespacing=1.35)
+    if ax is None:
+        n = int(fig.get_figwidth() * 12)
+        lines = [line for text in heading(results, note) for line in wrapped(text[:LONGEST_LINE], n)]
+        fig.suptitle("\n".join(map(drawable, lines)), fontsize=10, x=0.012, ha="left", linespacing=1.35)
     return fig
+
+
+def checked(results, titles, mark):
+    """Results and titles as lists of one length, or a ValueError."""
+    results = list(results) if isinstance(results, (list, tuple)) else [results]
+    wrong = [r for r in results if not isinstance(r, Result)]
+    if wrong or not results:
+        got = f"got {type(wrong[0]).__name__}" if wrong else "the list is empty"
+        raise ValueError(f"figure draws what sweep or attribute returns, one Result or a list of them; {got}")
+    titles = [titles] if isinstance(titles, str) else list(titles or ())
+    titles = titles or ([""] if len(results) == 1 else own_titles(results))
+    if len(titles) != len(results):
+        raise ValueError(f"{len(results)} results need a title each, got {len(titles)}: {', '.join(titles)}")
+    for axis, i in (mark or {}).items():
+        if not all(i in r.axes.get(axis, ()) for r in results):
+            raise ValueError(f"mark {mark}: there is no {axis} {i} in {results[0]!r}")
+    return results, titles
+
+
+def checked_size(size):
+    """(width, height) in inches, or None for None."""
+    if size is None:
+        return None
+    pair = np.asarray(size)
+    if pair.shape != (2,) or pair.dtype.kind not in "iuf" or not ((pair >= 1) & (pair <= 100)).all():
+        raise ValueError(f"size is {size!r:.60}; expected (width, height) in inches, each from 1 to 100")
+    return tuple(map(float, pair))
+
+
+def own_axes(ax, parts, size):
+    """The figure of an Axes of the user's, and that Axes as a grid."""
+    if not hasattr(ax, "imshow"):
+        raise ValueError(f"ax is {type(ax).__name__}, not a matplotlib Axes")
+    if len(parts) > 1:
+        raise ValueError(
+            f"ax has room for one map, and this makes {len(parts)}: leave ax out, or choose one result and head"
+        )
+    if size is not None:
+        raise ValueError("size is that of a new figure: leave it out beside ax, whose figure has one")
+    return ax.get_figure(), np.array([[ax]])
 
 
 def compared(exact, estimate):
@@ -109,13 +168,12 @@ def heading(results, note=""):
     r, same = results[0], len(runs_of(results)) == 1
     what = "Attribution" if all(r.method == "attribution" for r in results) else "Activation patching"
     sites, models = (dict.fromkeys(getattr(r, name) for r in results) for name in ("site", "model"))
-    way = f"{r.target} vectors written into the {r.base} run"
     blend = f" (alpha {r.alpha:g})" if r.alpha != 1 else ""
     gloss = f" ({SITES[r.site].words.format('each')})" if len(sites) == 1 else ""
     gloss += "" if any("position" in each.axes for each in results) else ", all positions at once"
     lines = [
         f"{what} of {', '.join(sites)}{gloss}",
-        f"{', '.join(map(known_as, models))}, {r.direction}: {way}{blend}",
+        f"{', '.join(map(known_as, models))}, {r.direction}: {r.way}{blend}",
         f"clean {r.clean_value:.2f}, corrupted {r.corrupted_value:.2f}" if same else "",
         note,
         *(f"shown: {words}" for words in dict.fromkeys(map(cut_words, results)) if words),
@@ -123,25 +181,40 @@ def heading(results, note=""):
     return [line for line in lines if line]
 
 
-def draw_map(ax, panel, scale, labels, roomy):
+def tick_indices(panel, axis):
+    """The rows ("y") or columns ("x") of a map that have room for a label."""
+    index = panel.rows if axis == "y" else panel.columns
+    step = 1 if len(index) <= MOST_TICKS[axis] else math.ceil(len(index) / (0.7 * MOST_TICKS[axis]))
+    return range(0, len(index), step)
+
+
+def tick_labels(panel, axis):
+    """What stands at those: the number, and at a position the token, or both where they differ."""
+    index, name = (panel.rows, panel.axes[0]) if axis == "y" else (panel.columns, panel.axes[1])
+    if name not in ("position", "source"):
+        return [str(index[i]) for i in tick_indices(panel, axis)]
+    return [position_label(panel.result, index[i]) for i in tick_indices(panel, axis)]
+
+
+def position_label(result, pos):
+    tokens = result.tokens_at(pos)
+    most = LONGEST if len(tokens) == 1 else LONGEST // 2
+    return isolated(f"{pos} ", *(clipped(token, most) for token in tokens))
+
+
+def draw_map(ax, panel, scale, cmap, labels, roomy):
     values = scale.of(panel)
     n_rows, n_columns = values.shape
-    mesh = ax.imshow(
-        values, cmap=SIGNED, norm=CenteredNorm(scale.centre, scale.half), aspect="auto", interpolation="nearest"
-    )
-    for axis, index, shown, most in (
-        (ax.yaxis, panel.rows, list(map(drawable, row_labels(panel))), 60),
-        (ax.xaxis, panel.columns, labels, 130),
-    ):
-        at = range(0, len(index), math.ceil(len(index) / most))  # integers: a repeated token stays a column of its own
-        axis.set_ticks(at, [shown[i] for i in at] if shown else [""] * len(at))
-        for i, text in zip(at, axis.get_ticklabels()):
-            if (
-                axis.axis_name == "x"
-                and panel.axes[1] in ("position", "source")
-                and index[i] in panel.result.tokens.differing
-            ):
-                text.set_fontweight("bold")
+    norm = CenteredNorm(scale.centre, scale.half)
+    mesh = ax.imshow(values, cmap=cmap, norm=norm, aspect="auto", interpolation="nearest")
+    # at integers: a repeated token stays a column of its own
+    ax.set_yticks(tick_indices(panel, "y"), tick_labels(panel, "y"))
+    at = tick_indices(panel, "x")
+    ax.set_xticks(at, labels or [""] * len(at))
+    if panel.axes[1] in ("position", "source"):
+        changed = set(panel.result.tokens.differing)
+        for i, text in zip(at, ax.get_xticklabels()):
+            text.set_fontweight("bold" if panel.columns[i] in changed else "normal")
     tilt = {"rotation": 90} if n_columns > 16 else {"rotation": 50, "ha": "right", "rotation_mode": "anchor"}
     for text in ax.get_xticklabels():
         text.set(fontsize=8 if n_columns <= 24 else 7, **({} if panel.axes[1] == "head" else tilt))
@@ -157,9 +230,8 @@ def write_numbers(ax, values, scale, mesh):
     """The values of the cells that a reader will ask for: those with a tenth of the strongest colour or more."""
     for (row, column), value in np.ndenumerate(values):
         if abs(value - scale.centre) >= 0.1 * scale.half:
-            ink = "white" if abs(value - scale.centre) > 0.55 * scale.half else "black"
-            text = f"{value:.1f}" if scale.half >= 3 else f"{value:.2f}"
-            ax.text(column, row, text, ha="center", va="center", fontsize=7, color=ink)
+            text, colour = f"{value:.1f}" if scale.half >= 3 else f"{value:.2f}", mesh.cmap(mesh.norm(value))
+            ax.text(column, row, text, ha="center", va="center", fontsize=7, color=ink(colour))
 
 
 def outline(ax, panel, place):
@@ -170,22 +242,24 @@ def outline(ax, panel, place):
     ax.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor="black", linewidth=1.8, zorder=5))
 
 
-def draw_bars(ax, panel, scale, results):
+def draw_bars(ax, panel, scale, cmap, results):
     """A single column as bars from the value of the run that was patched, layer 0 on top."""
     values, at = scale.of(panel)[:, 0], range(len(panel.rows))
-    mesh_colour = [SIGNED(0.5 + 0.5 * (value - scale.centre) / scale.half) for value in values]
-    ax.barh(
-        at, values - scale.centre, left=scale.centre, color=mesh_colour, height=0.75, edgecolor="0.4", linewidth=0.4
-    )
+    mesh_colour = [cmap(0.5 + 0.5 * (value - scale.centre) / scale.half) for value in values]
+    if len(at) <= style.MOST_LINES:
+        left, length = scale.centre, values - scale.centre
+        ax.barh(at, length, left=left, color=mesh_colour, height=0.75, edgecolor="0.4", linewidth=0.4)
+    else:  # a Rectangle each would take seconds
+        ax.hlines(at, scale.centre, values, color=mesh_colour, linewidth=0.6)
     ax.axvline(scale.centre, color="black", linewidth=0.8)
-    ax.set_yticks(at, [str(i) for i in panel.rows])
+    ax.set_yticks(tick_indices(panel, "y"), tick_labels(panel, "y"))
     ax.invert_yaxis()
     lo, hi = shown_range(scale, results)
     ax.set_xlim(lo - 0.03 * scale.half, hi)
     if not scale.shifted:
         name_runs(ax, panel.result)
     ax.tick_params(labelsize=8)
-    ax.set_xlabel(drawable(scale.unit), fontsize=9)
+    ax.set_xlabel(clipped(scale.unit, style.MOST_UNIT), fontsize=9)
 
 
 def name_runs(ax, result):

@@ -31,9 +31,13 @@ def set_figure(result, level=LEVEL):
     for ax, (title, values, hatched, rows, columns) in zip(grid.flat, maps):
         mesh = ax.imshow(values, cmap=SIGNED, norm=CenteredNorm(0, half), aspect="auto", interpolation="nearest")
         for row, column in np.argwhere(hatched):
-            ax.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, hatch="////", edgecolor="0.6", linewidth=0))
+            ax.add_patch(
+                Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, hatch="////", edgecolor="0.6", linewidth=0)
+            )
         ax.set_yticks(range(n_rows), rows, fontsize=8)
-        tilt = {"rotation": 50, "ha": "right", "rotation_mode": "anchor"} if any(len(text) > 3 for text in columns) else {}
+        tilt = (
+            {"rotation": 50, "ha": "right", "rotation_mode": "anchor"} if any(len(text) > 3 for text in columns) else {}
+        )
         ax.set_xticks(range(n_columns), list(map(drawable, columns)), fontsize=8, **tilt)
         style.cell_lines(ax, n_rows, n_columns)
         ax.set_title(drawable(title), fontsize=9, loc="left")
@@ -43,7 +47,9 @@ def set_figure(result, level=LEVEL):
             write_numbers(ax, values, half)
     for ax in grid.flat[len(maps) :]:
         ax.set_visible(False)
-    style.colour_bar(fig, list(grid.flat), mesh, "\n".join(wrapped(f"mean change of {result.unit}", int(12 * down * high))))
+    style.colour_bar(
+        fig, list(grid.flat), mesh, "\n".join(wrapped(f"mean change of {result.unit}", int(12 * down * high)))
+    )
     lines = heading(result, f"hatched: the {level:.0%} interval of the mean holds zero", len(maps))
     fig.suptitle(title_text(lines, fig), fontsize=10, x=0.012, ha="left", linespacing=1.35)
     return fig
@@ -73,7 +79,15 @@ def write_numbers(ax, values, half):
     for (row, column), value in np.ndenumerate(values):
         if abs(value) >= 0.1 * half:
             text = f"{value:.1f}" if half >= 3 else f"{value:.2f}"
-            ax.text(column, row, text, ha="center", va="center", fontsize=7, color="white" if abs(value) > 0.55 * half else "black")
+            ax.text(
+                column,
+                row,
+                text,
+                ha="center",
+                va="center",
+                fontsize=7,
+                color="white" if abs(value) > 0.55 * half else "black",
+            )
 
 
 def dots(result, n=12):
@@ -88,7 +102,13 @@ def dots(result, n=12):
         index = tuple(result.axes[name].index(cell.place[name]) for name in names)
         effects = result.effects[(slice(None), *index)]
         ax.plot(effects, row + 0.18 * np.sin(np.arange(len(effects)) * 2.4), ".", color="0.55", markersize=4)
-        ax.plot([cell.low, cell.high], [row, row], color=SIGNED(0.9 if cell.effect > 0 else 0.1), linewidth=3, solid_capstyle="butt")
+        ax.plot(
+            [cell.low, cell.high],
+            [row, row],
+            color=SIGNED(0.9 if cell.effect > 0 else 0.1),
+            linewidth=3,
+            solid_capstyle="butt",
+        )
         ax.plot([cell.effect], [row], "|", color="black", markersize=11)
     ax.axvline(0, color="black", linewidth=0.8)
     ax.set_yticks(range(len(cells)), [drawable(place_of(result, cell.place)) for cell in cells], fontsize=8)
@@ -107,7 +127,9 @@ def heading(r, note, n_maps):
     n_all = len(r.axes[list(r.axes)[-1]]) if len(r.axes) == 3 else 1
     return [
         f"{what} of {r.site} ({SITES[r.site].words.format('each')}){everywhere}: mean over {r.count}",
-        f"{known_as(r.model)}, {r.direction}" + (f", alpha {r.alpha:g}" if r.alpha != 1 else "") + f"; written: {r.source}",
+        f"{known_as(r.model)}, {r.direction}"
+        + (f", alpha {r.alpha:g}" if r.alpha != 1 else "")
+        + f"; written: {r.source}",
         f"mean of the clean runs {r.clean_values.mean():.2f}, of the corrupted runs {r.corrupted_values.mean():.2f}; {note}",
         *([f"shown: the {n_maps} of {n_all} maps with the largest effects"] if n_maps < n_all else []),
         checked_words(r),

@@ -11,6 +11,9 @@ import numpy as np
 
 MOST_PANELS = 12
 WIDEST, HIGHEST = 40.0, 40.0  # inches
+LARGEST = 400.0, 150.0  # square inches of a figure, and of one with
+MANY = 20_000  # cells in a map, whose labels are thinned out both ways
+LONGEST = 34  # characters of a label
 
 
 class Panel(NamedTuple):
@@ -41,7 +44,7 @@ def panels(result, title=""):
     parts = np.moveaxis(values, [names.index(axis) for axis in held], range(len(held)))
     parts = parts.reshape(len(places), len(axes[down]), len(axes[across]))
     kept = sorted(np.argsort(np.abs(parts - result.base_value).max((1, 2)), kind="stable")[::-1][:MOST_PANELS])
-    titles = [", ".join(filter(None, (title, "head " + ".".join(map(str, place))))) for place in places]
+    titles = {i: ", ".join(filter(None, (title, "head " + ".".join(map(str, places[i]))))) for i in kept}
     return [
         Panel(result, parts[i], axes[down], axes[across], (down, across), titles[i], dict(zip(held, places[i])))
         for i in kept
@@ -129,7 +132,9 @@ def layout(parts, names):
     down = math.ceil(len(parts) / across)
     labels = 0.07 * max(len(label) for name in names for label in [*name, ""])
     labels *= 1 if all(name == names[0] for name in names) else down
-    return down, across, (min(WIDEST, wide * across + 1.3), min(HIGHEST, high * down + min(labels, 3.0 * down) + 1.0))
+    wide, high = min(WIDEST, wide * across + 1.3), min(HIGHEST, high * down + min(labels, 3.0 * down) + 1.0)
+    shrunk = min(1.0, math.sqrt(LARGEST[n_rows * n_columns > MANY] / (wide * high)))
+    return down, across, (shrunk * wide, shrunk * high)
 
 
 def column_labels(panel):
@@ -140,6 +145,6 @@ def row_labels(panel):
     return [str(i) if panel.axes[0] in ("layer", "head") else label(panel.result, panel.axes[0], i) for i in panel.rows]
 
 
-def label(result, axis, index, most=34):
+def label(result, axis, index):
     text = result.label(axis, index)
-    return text if len(text) <= most else text[: most - 1] + "…"
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"

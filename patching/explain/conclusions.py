@@ -10,6 +10,7 @@ from itertools import groupby
 import numpy as np
 
 from ..metrics import METRICS
+from ..result import OTHER_RUN
 from .findings import HALF, SEEN, Findings
 from .labels import cell_words, effect, joined, layer_words, place_words, position_words, ranges
 from .numbers import number, percent
@@ -140,7 +141,7 @@ def which_answer_is_ahead(f):
 
 def before_the_first_change(f):
     positions = np.array(f.result.axes.get("position", []))
-    if (before := np.flatnonzero(positions < f.differing[0])).size:
+    if f.result.source == OTHER_RUN and (before := np.flatnonzero(positions < f.differing[0])).size:
         where = (
             f"position{'s' * (before.size > 1)} {ranges(positions[before].tolist())}, before the first changed token,"
         )
@@ -174,7 +175,9 @@ def shares_beyond_0_and_1(f):
 
 
 def what_the_direction_can_show(f):
-    if f.result.direction == "denoising":
+    if f.result.source != OTHER_RUN:
+        yield "Ablation shows what this text needs by itself; parts that stand in for each other hide each other's effect."
+    elif f.result.direction == "denoising":
         yield "Denoising shows which vectors are enough to bring the clean behaviour back, not which are needed."
     else:
         yield "Noising shows which vectors the clean behaviour needs, not which are enough for it."

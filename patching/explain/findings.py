@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..result import OTHER_RUN
 from .numbers import HALF, SEEN
 
 STREAM = ("resid_pre", "resid_mid", "resid_post")
@@ -45,7 +46,7 @@ class Findings:
             return "no gap"
         if not self.moves.any():
             return "no effect"
-        if self.result.site not in STREAM:
+        if self.result.site not in STREAM or self.result.source != OTHER_RUN or "set" in self.result.axes:
             return "parts"
         if "position" not in self.result.axes:
             return "whole layers"
@@ -85,7 +86,7 @@ class Findings:
     @property
     def is_stream(self):
         """Whether the cells hand their vectors on from layer to layer."""
-        return self.result.site in STREAM and "position" in self.result.axes
+        return self.result.site in STREAM and "position" in self.result.axes and self.result.source == OTHER_RUN
 
     def largest(self, n=8):
         """The n Cells with the largest change; of the residual stream only the largest of each position."""

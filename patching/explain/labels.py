@@ -42,8 +42,11 @@ def layer_words(result, layers):
 
 def effect(result, share):
     """What a patch does: "restores 98 % of the gap"."""
-    denoising = result.direction == "denoising"
-    return f"restores {share} of the gap" if denoising else f"moves the metric {share} of the way to the corrupted run"
+    return (
+        f"restores {share} of the gap"
+        if result.restores
+        else f"moves the metric {share} of the way to the {result.target} run"
+    )
 
 
 def ranges(numbers):

@@ -39,7 +39,7 @@ def with_share(result, value):
     if not result.gap or not math.isfinite(value):
         return f"{value:.6g}"
     share = round(100 * float(value - result.base_value) / result.gap, 1) + 0.0  # no minus zero
-    return f"{value:.6g} ({'restores' if result.direction == 'denoising' else 'destroys'} {share:.1f} % of the gap)"
+    return f"{value:.6g} ({share:.1f} % of the gap{' restored' if result.restores else ''})"
 
 
 def three_digits(value, largest):

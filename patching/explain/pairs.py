@@ -30,7 +30,11 @@ def set_cells(result, n=MOST):
     vectors on from layer to layer, only the largest of each place."""
     low, high = result.interval(LEVEL, of="effects")
     p = result.p_value(correction="family-wise")
-    mean, share, counts = result.effects.mean(axis=0), result.mean_share, np.rint(result.share_of_pairs() * len(result.values))
+    mean, share, counts = (
+        result.effects.mean(axis=0),
+        result.mean_share,
+        np.rint(result.share_of_pairs() * len(result.values)),
+    )
     found, told = [], set()
     for flat in np.argsort(-np.abs(mean), axis=None, kind="stable"):
         i = np.unravel_index(flat, mean.shape)
@@ -77,7 +81,11 @@ def about_the_map(r):
     if len(r.values) > 1:
         n, total = int((r.p_value(correction="family-wise") <= 1 - LEVEL).sum()), r.mean.size
         p = "sign flips, corrected for the number of cells"
-        least = f"; with {len(r.values)} pairs no p can be below {2 ** (1 - len(r.values)):.2g}" if len(r.values) < 6 else ""
+        least = (
+            f"; with {len(r.values)} pairs no p can be below {2 ** (1 - len(r.values)):.2g}"
+            if len(r.values) < 6
+            else ""
+        )
         yield f"Cells with an effect at p <= {1 - LEVEL:.2g}: {n} of {total} ({p}{least})."
 
 

@@ -7,7 +7,6 @@ minigpt2/pictures/runs.py draws it.
 import numpy as np
 
 from minigpt2.lens import direct_logit_attribution, logit_lens
-from minigpt2.pictures import runs
 
 from .numbers import SEEN, percent, signed
 
@@ -27,6 +26,8 @@ class LensOfBoth:
         self.model, self.answers = both.model, both.tokens.answers
 
     def figures(self):
+        from minigpt2.pictures import runs  # matplotlib, which only pictures need
+
         return [runs.lens_figure(lens, f"{name} text") for name, lens in zip(RUNS, self.lenses)]
 
     def tables(self):
@@ -68,6 +69,8 @@ class WritersOfBoth:
         self.both = [direct_logit_attribution(run, corrupted, clean) for run in both.runs]
 
     def figures(self):
+        from minigpt2.pictures import runs  # matplotlib, which only pictures need
+
         return [runs.attribution_figure(a, f"{name} text", self.both) for name, a in zip(RUNS, self.both)]
 
     def tables(self, n=10):

@@ -13,6 +13,7 @@ import unicodedata
 import numpy as np
 from matplotlib.colors import to_hex
 
+from minigpt2.pictures import style
 from minigpt2.pictures.style import SIGNED
 
 from ..draw.panels import shown_range
@@ -58,13 +59,15 @@ def strongest(indices, size, n):
     return [indices[i] for i in sorted(np.argsort(-size, kind="stable")[:n])] if indices else []
 
 
-def table(grid, result, beside, scale, title="", worst=None):
-    """One map as a figure. The title of a cell gives the values of all results in `beside`; worst is a place to outline."""
+def table(grid, result, beside, scale, title="", worst=None, n=1):
+    """One map as a figure, one of n on the page. The title of a cell gives the values of all results in `beside`; worst is
+    a place to outline. A wide map, or one of many, shows its numbers when asked: else it would stand alone in its row."""
     across, left_out = grid.across, grid.left_out()
     note = f"{grid.down}s down, {across}s across" if across else f"{grid.down}s down"
     if left_out:
         note += f"; only the {' and '.join(left_out)} with the largest changes (--save keeps all)"
-    compact = '<label><input type="checkbox" checked> colours only</label>' if len(grid.columns) > 24 else ""
+    compact = '<label><input type="checkbox" checked> colours only</label>'
+    compact = compact if len(grid.columns) > (24 if n <= 4 else 12) else ""
     wide = " wide" if len(grid.columns) > 16 else ""
     lines = [
         f'<figure class="{"worded" * (across in ("position", "source"))}{wide}">{compact}',
@@ -93,22 +96,29 @@ def header(result, axis, index, scope):
     """The heading of a row or a column: its number, and at a position its token, marked where the texts differ."""
     if axis not in ("position", "source"):
         return f'<th scope="{scope}">{index}</th>'
-    label = result.token_label(index)
+    tokens = result.tokens_at(index)
     tag = "mark" if index in result.tokens.differing else "span"
-    return f'<th scope="{scope}" title="{escaped(label)}"><{tag}><bdi>{escaped(cut(label))}</bdi></{tag}> <b>{index}</b></th>'
+    label = " → ".join(f"<bdi>{escaped(cut(token, LONGEST // len(tokens)))}</bdi>" for token in tokens)
+    title = " → ".join(isolated(escaped(token)) for token in tokens)
+    return f'<th scope="{scope}" title="{title}"><{tag}>{label}</{tag}> <b>{index}</b></th>'
 
 
-def cut(label):
-    return label if len(label) <= LONGEST else label[: LONGEST - 1] + "…"
+def cut(label, most=LONGEST):
+    return label if len(label) <= most else label[: most - 1] + "…"
+
+
+def isolated(token):
+    """A token as HTML for a title, where there is no <bdi>: one written from right to left stays where it is put."""
+    rtl = any(unicodedata.bidirectional(c) in ("R", "AL", "AN") for c in token)
+    return f"\N{FIRST STRONG ISOLATE}{token}\N{POP DIRECTIONAL ISOLATE}" if rtl else token
 
 
 def place_label(result, place):
     """ "layer 3, position 1 ␣Jones → ␣Smith" as HTML; words written from right to left stay where they are put."""
     parts = []
     for axis, i in place.items():
-        label = escaped(result.label(axis, i).removeprefix(f"{axis} "))
-        rtl = any(unicodedata.bidirectional(c) in ("R", "AL", "AN") for c in label)
-        parts.append(f"{axis} \N{FIRST STRONG ISOLATE}{label}\N{POP DIRECTIONAL ISOLATE}" if rtl else f"{axis} {label}")
+        tokens = result.tokens_at(i) if axis in ("position", "source") else ()
+        parts.append(" ".join([axis, str(i), " → ".join(isolated(escaped(token)) for token in tokens)]).rstrip())
     return ", ".join(parts)
 
 
@@ -133,10 +143,7 @@ def ink(colour):
     On white itself, which is no effect, a grey that steps back (5.3)."""
     if colour == "ffffff":
         return "#6b6b6b"
-    channels = [int(colour[i : i + 2], 16) / 255 for i in (0, 2, 4)]
-    r, g, b = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels)
-    light = 0.2126 * r + 0.7152 * g + 0.0722 * b
-    return "#000" if (light + 0.05) ** 2 > 0.05 * 1.05 else "#fff"
+    return style.ink(f"#{colour}")
 
 
 def legend(results, scale):

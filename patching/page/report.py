@@ -144,12 +144,13 @@ def maps_of_pair(results, names, scale, most, level):
     twins = [r.method for r in results] == ["patching", "attribution"] and results[0].axes == results[1].axes
     drawn = [(panel, name) for r, name in zip(results[: 1 if twins else None], names) for panel in panels(r)]
     compared, figures = agreement(*results) if twins else None, []
+    n = len(drawn) * (1 + twins)
     for panel, name in drawn:
         grid = maps.Grid(panel, most // len(drawn) // (1 + twins))
         for result, own in zip(results, names) if twins else [(panel.result, name)]:
             title = ", ".join(part for part in (own or result.site, panel.title) if part)
             figures.append(
-                maps.table(grid, result, results if twins else [result], scale, title, compared and compared.worst)
+                maps.table(grid, result, results if twins else [result], scale, title, compared and compared.worst, n)
             )
     kind = " twins" * twins + " many" * (len(figures) > 2)
     lines = [f'<div class="finding"><div class="maps"><h{level}>The map{"s" * (len(figures) > 1)}</h{level}>']

@@ -36,16 +36,35 @@ def make_parser():
     add("--model", default="gpt2", type=filled, metavar="NAME_OR_FOLDER", help="gpt2 (default), a folder, bundled, ...")
     add("--site", default="resid_post", choices=SITES, metavar="SITE", help=f"one of {', '.join(SITES)} (%(default)s)")
     add("--direction", choices=["denoising", "noising"], help="clean into corrupted (default), or the other way")
-    add("--metric", default="logit_difference", choices=METRICS, metavar="METRIC", help=f"{', '.join(METRICS)} (%(default)s)")
-    add("--positions", type=places, metavar="LIST", help='"all" at once, roles like subject,end, or numbers like 0,3,-1')
+    add(
+        "--metric",
+        default="logit_difference",
+        choices=METRICS,
+        metavar="METRIC",
+        help=f"{', '.join(METRICS)} (%(default)s)",
+    )
+    add(
+        "--positions", type=places, metavar="LIST", help='"all" at once, roles like subject,end, or numbers like 0,3,-1'
+    )
     add("--at", type=place, metavar="PLACE", help="where the metric is read: a role or a position (default: the last)")
     add("--attribution", action="store_true", help="the estimate from one backward pass instead of the exact map")
     add("--n", type=int, default=50, help="how many pairs are made, without a file (%(default)s)")
     add("--seed", type=int, default=0, help="of the pairs that are made (%(default)s)")
     add("--skip", action="store_true", help="leave out lines that are not pairs, or do not align")
     add = parser.add_argument_group("how it is run").add_argument
-    add("--workers", type=int, default=0, metavar="N", help="processes of one BLAS thread each (default: this one alone)")
-    add("--directory", type=filled, metavar="FOLDER", help="keep each pair's map there, and go on from those that are there")
+    add(
+        "--workers",
+        type=int,
+        default=0,
+        metavar="N",
+        help="processes of one BLAS thread each (default: this one alone)",
+    )
+    add(
+        "--directory",
+        type=filled,
+        metavar="FOLDER",
+        help="keep each pair's map there, and go on from those that are there",
+    )
     add("--part", type=part, metavar="K/N", help="do one part of N, e.g. 3/20; needs --directory")
     add = parser.add_argument_group("the results").add_argument
     add("--out", type=filled, metavar="FILE", help="the picture of the mean map: a .png, .pdf or .svg")
@@ -148,8 +167,8 @@ def show(result, args):
     lines = [line for text in tell_set(result) for line in terminal.wrapped("- " + text, n, "  ")]
     print(printable("\n".join([repr(result), "", *lines]), keep="\n"))
     if args.out or args.dots:
-        from ..draw.pairs import dots, set_figure
         from ..draw.figure import write
+        from ..draw.pairs import dots, set_figure
 
         for path, draw in ((args.out, set_figure), (args.dots, dots)):
             if path:

@@ -27,7 +27,9 @@ class Ask:
         positions = self.options["positions"]
         if isinstance(positions, str):
             if positions != "all":
-                raise ValueError(f'positions must be "all", a list of positions or a list of roles, got {positions!r:.60}')
+                raise ValueError(
+                    f'positions must be "all", a list of positions or a list of roles, got {positions!r:.60}'
+                )
             return None
         if isinstance(positions, Sequence) and positions and all(isinstance(each, str) for each in positions):
             return tuple(positions)

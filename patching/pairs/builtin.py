@@ -98,6 +98,6 @@ def cut_in_two(model, pair, roles, century):
     """Whether the first year is a token of its century and one of its own, as the answer's will be."""
     at = position(model, pair, roles["year"], "year")
     tokens = pair.tokens(model).clean
-    return model.decode(tokens[at - 1 : at + 1]) == f" {century}{pair.clean[roles['year'].start : roles['year'].stop]}" and (
-        tokens[-1] == tokens[at - 1]
-    )
+    return model.decode(
+        tokens[at - 1 : at + 1]
+    ) == f" {century}{pair.clean[roles['year'].start : roles['year'].stop]}" and (tokens[-1] == tokens[at - 1])

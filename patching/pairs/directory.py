@@ -44,7 +44,9 @@ class Directory:
             raise ValueError(f"{path} is not a question that a sweep of pairs wrote: choose another directory")
         different = [name for name in question if there.get(name) != question[name]]
         if different:
-            told = "; ".join(f"{name}: {brief(there.get(name))} there, {brief(question[name])} here" for name in different)
+            told = "; ".join(
+                f"{name}: {brief(there.get(name))} there, {brief(question[name])} here" for name in different
+            )
             raise ValueError(f"{self.folder} holds the maps of another question ({told}): choose another directory")
 
     def path(self, i):
@@ -81,7 +83,11 @@ def brief(value):
 
 def question_of(model, pairs, ask):
     """All that a map depends on, as JSON; ValueError for what cannot be compared later."""
-    options = {name: plain(name, value) for name, value in ask.options.items() if name not in ("overwrites", "source_overwrites")}
+    options = {
+        name: plain(name, value)
+        for name, value in ask.options.items()
+        if name not in ("overwrites", "source_overwrites")
+    }
     written = {name: digest_of_overwrites(ask.options[name]) for name in ("overwrites", "source_overwrites")}
     tokens = [[*pair.tokens(model)[:2], pair.answer_sets(model)] for pair in pairs]
     roles = [name for name in (*(ask.roles or ()), ask.at) if isinstance(name, str)]
@@ -109,7 +115,9 @@ def plain(name, value):
         return value
     if isinstance(value, range):
         return list(value)
-    raise ValueError(f"directory= compares questions, and {name} is a {type(value).__name__}: give it by name, or leave out directory")
+    raise ValueError(
+        f"directory= compares questions, and {name} is a {type(value).__name__}: give it by name, or leave out directory"
+    )
 
 
 def digest(value):
@@ -124,7 +132,11 @@ def digest_of_overwrites(overwrites):
     for each in overwrites:
         if isinstance(each.value, Run):
             raise ValueError("directory= compares questions, and an overwrite's value is a Run: give its array")
-        parts = (each.layer, each.name, *(None if at is None else list(map(int, at)) for at in (each.heads, each.positions)))
+        parts = (
+            each.layer,
+            each.name,
+            *(None if at is None else list(map(int, at)) for at in (each.heads, each.positions)),
+        )
         told.update(repr((*parts, each.add)).encode() + np.asarray(each.value).tobytes())
     return told.hexdigest()[:16]
 

@@ -21,7 +21,9 @@ TRUE = {"": False, "0": False, "false": False, "no": False, "1": True, "true": T
 def read(path, *, skip: bool = False):
     """What a PairSet is made of: (pairs, roles, how messages call each, the faults of what was left out)."""
     text, pairs, spots, called, faults = text_of(path), [], [], [], []
-    rows = from_json_lines(text) if Path(path).suffix.lower() in (".jsonl", ".ndjson", ".json") else from_csv(text, path)
+    rows = (
+        from_json_lines(text) if Path(path).suffix.lower() in (".jsonl", ".ndjson", ".json") else from_csv(text, path)
+    )
     for number, row in rows:
         try:
             pair, places = made(row)
@@ -65,11 +67,16 @@ def from_csv(text, path):
             if header is None:
                 header = checked_header([cell.strip() for cell in row], path)
             elif len(row) != len(header):
-                yield number, ValueError(f"it has {len(row)} cells, and the header {len(header)}; quote texts with commas")
+                yield (
+                    number,
+                    ValueError(f"it has {len(row)} cells, and the header {len(header)}; quote texts with commas"),
+                )
             else:
                 yield number, dict(zip(header, row))
     except csv.Error as error:
-        raise ValueError(f"{path} is not CSV from line {started} on: {error}; close the quotes, double those inside") from None
+        raise ValueError(
+            f"{path} is not CSV from line {started} on: {error}; close the quotes, double those inside"
+        ) from None
 
 
 def checked_header(header, path):
@@ -102,7 +109,9 @@ def made(row):
     if missing := [name for name in COLUMNS if name not in row or row[name] in ("", [])]:
         raise ValueError(f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing")
     clean, corrupted, *answers = (row[name] for name in COLUMNS)
-    answers = tuple(tuple(some.split("|")) if isinstance(some, str) and "|" in some.strip("|") else some for some in answers)
+    answers = tuple(
+        tuple(some.split("|")) if isinstance(some, str) and "|" in some.strip("|") else some for some in answers
+    )
     answers = tuple(tuple(some) if isinstance(some, list) else some for some in answers)
     bos = row.get("bos", False)
     bos = TRUE.get(bos.strip().lower()) if isinstance(bos, str) else bos

@@ -122,7 +122,7 @@ def together(model, ask, pairs, done, digest):
         if each.axes != first.axes:
             raise ValueError(
                 f"{pairs.called[i]} has other positions than {pairs.called[numbers[0]]}: give positions as roles "
-                f"({', '.join(pairs.roles)}), or positions=\"all\""
+                f'({", ".join(pairs.roles)}), or positions="all"'
             )
     threads = {each.threads for each in found}
     return {

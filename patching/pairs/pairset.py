@@ -37,7 +37,12 @@ class PairSet:
             if len(spots) != len(pairs):
                 raise ValueError(f"the role {name!r} has {len(spots)} places, and there are {len(pairs)} pairs")
         called = tuple(self.called) if self.called else tuple(f"pair {i}" for i in range(len(pairs)))
-        for field, value in (("pairs", pairs), ("roles", roles), ("called", called), ("left_out", tuple(self.left_out))):
+        for field, value in (
+            ("pairs", pairs),
+            ("roles", roles),
+            ("called", called),
+            ("left_out", tuple(self.left_out)),
+        ):
             object.__setattr__(self, field, value)
 
     @classmethod
@@ -114,5 +119,5 @@ class PairSet:
             told = ", ".join(f"{n} pair{'s' * (n > 1)} of {length} tokens" for length, n in sorted(counts.items()))
             raise ValueError(
                 f"a map by position needs texts of one length, and there are {told}: give positions as roles "
-                f"({', '.join(self.roles)}), or positions=\"all\""
+                f'({", ".join(self.roles)}), or positions="all"'
             )

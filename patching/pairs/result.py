@@ -147,7 +147,10 @@ class SetResult:
     def to_csv(self, path=None) -> str | None:
         """Write a row for each cell and each pair, which pandas.read_csv reads with no argument; without a path, return it."""
         out = io.StringIO()
-        write, keep = csv.writer(out, lineterminator="\n").writerow, [self.COLUMNS.index(name) for name in self.used_columns()]
+        write, keep = (
+            csv.writer(out, lineterminator="\n").writerow,
+            [self.COLUMNS.index(name) for name in self.used_columns()],
+        )
         write(self.used_columns())
         for row in self.rows():
             write([repr(row[i]) if isinstance(row[i], float) else row[i] for i in keep])

@@ -33,7 +33,11 @@ def make(
         drawn += 1
         if drawn > 20 * n + 50 * most**0.5 + 1000 or len(seen) >= most:
             raise ValueError(
-                listed(f"the slots gave {len(pairs)} different pairs that align, and {n} are asked for", faults.values(), True)
+                listed(
+                    f"the slots gave {len(pairs)} different pairs that align, and {n} are asked for",
+                    faults.values(),
+                    True,
+                )
             )
         words = draw(used, rng)
         if words is None or (key := tuple(words.values())) in seen:

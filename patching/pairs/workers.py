@@ -17,7 +17,9 @@ def workers(n: int):
     before = {name: os.environ.get(name) for name in THREADS}
     os.environ |= dict.fromkeys(THREADS, "1")
     context = get_context("spawn")  # a fork would take over locks of threads that it does not have
-    pool = ProcessPoolExecutor(whole_number("the number of workers", n, 1), mp_context=context, initializer=leave_ctrl_c)
+    pool = ProcessPoolExecutor(
+        whole_number("the number of workers", n, 1), mp_context=context, initializer=leave_ctrl_c
+    )
     try:
         yield pool
     finally:

@@ -43,7 +43,9 @@ def main(arguments=None):
     try:
         subject = load_subject(options.model, facts)
         results = verify(subject, facts, kinds)
-        return (report_json if options.json else report_table)(results, subject, facts, options.facts or f.HERE / "gpt2.json")
+        return (report_json if options.json else report_table)(
+            results, subject, facts, options.facts or f.HERE / "gpt2.json"
+        )
     except BrokenPipeError:
         raise
     except (ValueError, OSError) as error:  # what a model's files, its cache and the network can bring
@@ -75,10 +77,11 @@ def load_subject(name, facts):
 
 def checks():
     """The function for each kind."""
-    from patching.verify import matrices, sets  # above this package; see the module's docstring
+    from patching.verify import circuits, matrices, sets  # above this package; see the module's docstring
 
+    rooms = (c, matrices, circuits, sets)
     return {
-        kind: next(getattr(room, f"check_{kind}") for room in (c, matrices, sets) if hasattr(room, f"check_{kind}"))
+        kind: next(getattr(room, f"check_{kind}") for room in rooms if hasattr(room, f"check_{kind}"))
         for kind in f.KINDS
     }
 

@@ -34,7 +34,9 @@ def check_pair_maps(subject, entry, facts):
         )  # fmt: skip
     if "inside" in entry:
         for name, got in inside(model, pairs).items():
-            yield compare("pair_maps", f"{name}, clean runs", entry["inside"][name], got, source, entry["inside_tolerance"])
+            yield compare(
+                "pair_maps", f"{name}, clean runs", entry["inside"][name], got, source, entry["inside_tolerance"]
+            )
 
 
 def inside(model, pairs):
@@ -72,7 +74,9 @@ def check_head_scores(subject, entry, facts):
     runs = [subject.model.run(ids * 2, keep=["q", "k"]) for ids in entry["ids"]]
     for name, expected in entry["scores"].items():
         score = getattr(head_scores, name)
-        got = np.mean([score(run) if name == "previous_token" else score(run, len(run.tokens) // 2) for run in runs], axis=0)
+        got = np.mean(
+            [score(run) if name == "previous_token" else score(run, len(run.tokens) // 2) for run in runs], axis=0
+        )
         yield compare("head_scores", f"{name.replace('_', ' ')}, {got.size} heads", expected, got, entry["source"],
                       entry["tolerance"], where=lambda at: f"head {at[0]}.{at[1]}")  # fmt: skip
 

@@ -185,6 +185,98 @@ def patching(reference, clean, corrupted, answers):
     }  # fmt: skip
 
 
+def circuit_facts(reference, n_pairs=6, n_edges=25, steps=3):
+    """The probability difference of greater-than, of the model and of a circuit by EAP-IG, and a circuit of heads, all by
+    hooks on PyTorch's graph."""
+    from torch_edges import TorchEdges
+
+    from minigpt2.checkpoint.weights import nest
+    from minigpt2.facts.text_sets import greater_than_texts, text_set
+    from minigpt2.model import Config
+    from patching.circuits.circuit import Circuit
+    from patching.circuits.nodes import edge_mask, readers, writers
+
+    torch, config = reference.torch, Config(**SIZES)
+    weights = nest({name: array for name, array in tensors().items() if not name.endswith(".attn.bias")})
+    edges, found, mask = TorchEdges(config, weights), text_set("greater_than.json"), edge_mask(config)
+    texts = greater_than_texts(found)[:n_pairs]
+    w_names, r_names = list(map(str, writers(config))), list(map(str, readers(config)))
+
+    def difference(year):
+        signs = torch.tensor([1.0 if y > year else -1.0 for y in range(100)], dtype=torch.float64)
+        return lambda logits: torch.softmax(logits, -1)[found["two_digits"]] @ signs
+
+    scores, runs = np.zeros(mask.shape), []
+    for clean, corrupted, year in texts:
+        base, other = edges.outputs(clean), edges.outputs(corrupted)
+        runs.append((clean, other, difference(year)))
+        for k in range(steps):
+            between = other["input"] + k / steps * (base["input"] - other["input"])
+            gradients = edges.gradients(clean, difference(year), r_names, between)
+            for w, r in np.argwhere(mask):
+                change = other[w_names[w]] - base[w_names[w]]
+                scores[w, r] += float((change * gradients[r_names[r]]).sum()) / steps / len(texts)
+    strongest = np.argsort(-np.where(mask, abs(scores), -1).reshape(-1))[:n_edges]
+    chosen = np.zeros(mask.shape, bool)
+    chosen.reshape(-1)[strongest] = True
+    inside = Circuit.from_mask(config, chosen).pruned().edges
+    with torch.no_grad():
+        model = np.mean([float(metric(edges.run(clean))) for clean, _, metric in runs])
+        circuit = np.mean([float(metric(edges.circuit(clean, other, inside, mask, w_names, r_names)))
+                           for clean, other, metric in runs])  # fmt: skip
+    base = {"measure": "greater than", "text_set": "greater_than.json", "first": n_pairs}
+    return [
+        base | {"fact": f"greater-than, {n_pairs} pairs: the model", "value": rounded(model), "tolerance": 1e-6},
+        base | {
+            "fact": f"its {n_edges} edges by EAP-IG, {steps} steps", "value": rounded(circuit), "tolerance": 1e-6,
+            "circuit": {"scores": {"steps": steps, "ends": "other"}, "n_edges": n_edges},
+        },
+        head_circuit(reference, {"file": "ioi_heads.json", "circuit": {"end": [[2, 0]], "S2": [[0, 1], [1, 0]], "S1+1": []}}),
+    ]  # fmt: skip
+
+
+def head_circuit(reference, given, template="ABBA 0"):
+    """100 x mean of a circuit of heads / mean of the model, the rest of z at its mean over the corrupt texts."""
+    from minigpt2.facts.text_sets import head_circuit_texts, text_set
+
+    texts, heads = head_circuit_texts(text_set(given), template, bos=True)
+    d_head, modules = SIZES["n_embd"] // SIZES["n_head"], [h.attn.c_proj for h in reference.h]
+    means = []
+    for module in modules:
+        seen = []
+        handle = module.register_forward_pre_hook(
+            lambda _, inputs, seen=seen: seen.append(inputs[0][0].detach().clone())
+        )
+        for _, corrupt, _ in texts:
+            reference.logits(corrupt)
+        handle.remove()
+        means.append(sum(seen) / len(seen))
+
+    def ablate(layer):
+        def hook(_, inputs):
+            z = means[layer].clone()
+            for (at, head), positions in heads.items():
+                columns = slice(head * d_head, (head + 1) * d_head)
+                for position in positions if at == layer else ():
+                    z[position, columns] = inputs[0][0, position, columns]
+            return (z[None],)
+
+        return hook
+
+    def mean():
+        logits = [reference.logits(clean)[-1] for clean, *_ in texts]
+        return np.mean([row[right] - row[wrong] for row, (*_, (right, wrong)) in zip(logits, texts)])
+
+    whole, handles = mean(), [m.register_forward_pre_hook(ablate(layer)) for layer, m in enumerate(modules)]
+    percent = 100 * mean() / whole
+    for handle in handles:
+        handle.remove()
+    return {
+        "measure": "heads", "text_set": given, "fact": f"3 heads of {template}, BOS", "template": template, "bos": True,
+        "value": rounded(percent), "tolerance": 1e-2,
+    }  # fmt: skip
+
+
 def pair_maps(reference, pairs):
     """Mean maps of v over pairs, exactly with a hook and to first order by autograd, and what parts add to the clean answers."""
     torch, c, made = reference.torch, SIZES, []
@@ -241,7 +333,11 @@ def clean_parts(reference, ids, right, wrong):
         reads = lambda x: float((x - x.mean()) / scale @ (gain * (wte[right] - wte[wrong])))  # noqa: E731
         depths, parts, heads = [], [wte[ids[-1]], transformer.wpe.weight[len(ids) - 1]], []
         for layer, h in enumerate(reference.h):
-            pre, attn_out, mlp_out = out.hidden_states[layer][0, -1], reference.output(h.attn, ids)[-1], reference.output(h.mlp, ids)[-1]
+            pre, attn_out, mlp_out = (
+                out.hidden_states[layer][0, -1],
+                reference.output(h.attn, ids)[-1],
+                reference.output(h.mlp, ids)[-1],
+            )
             depths += [pre, pre + attn_out]
             parts += [attn_out, mlp_out]
             normed = h.ln_1(out.hidden_states[layer][0]) - h.ln_1.bias
@@ -257,11 +353,17 @@ def scores(reference, ids):
     torch, n = reference.torch, len(ids[0])
     found = {"previous_token": 1, "duplicate_token": n, "induction": n - 1}
     patterns = [
-        np.stack([layer[0].detach().numpy() for layer in reference.model(torch.tensor([text * 2]), output_attentions=True).attentions])
+        np.stack(
+            [
+                layer[0].detach().numpy()
+                for layer in reference.model(torch.tensor([text * 2]), output_attentions=True).attentions
+            ]
+        )
         for text in ids
     ]
     diagonals = {
-        name: np.mean([np.diagonal(p, -back, axis1=-2, axis2=-1).mean(-1) for p in patterns], axis=0) for name, back in found.items()
+        name: np.mean([np.diagonal(p, -back, axis1=-2, axis2=-1).mean(-1) for p in patterns], axis=0)
+        for name, back in found.items()
     }
     return {"ids": ids, "scores": {name: rounded(each) for name, each in diagonals.items()}, "tolerance": 1e-6}
 
@@ -271,7 +373,11 @@ def probability_difference(reference, years):
     tokens = [reference.ids(f"{year:02d}")[0] for year in range(100)]
     for noun, some in years.items():
         for year in some:
-            p = np.exp(log_probabilities(reference.logits(reference.ids(text.format(noun=noun, year=year, century=year // 100)))[-1]))
+            p = np.exp(
+                log_probabilities(
+                    reference.logits(reference.ids(text.format(noun=noun, year=year, century=year // 100)))[-1]
+                )
+            )
             found.append(p[tokens[year % 100 + 1 :]].sum() - p[tokens[: year % 100 + 1]].sum())
     return {"text": text, "years": years, "value": round(float(np.mean(found)), 12), "tolerance": 1e-8}
 
@@ -325,6 +431,7 @@ def record(folder):
         ],
         "head_ablation": [head_ablation(reference, amazing, layer=1, head=1)],
         "patching": [patching(reference, jones, smith, (" Jones", " Smith"))],
+        "circuits": circuit_facts(reference),
         "pair_maps": [pair_maps(reference, [(jones, smith, (" Jones", " Smith")), (mary, john, (" John", " Mary"))])],
         "head_scores": [scores(reference, [[11, 500, 7, 42], [9, 301, 33, 12]])],
         "probability_differences": [probability_difference(reference, {"war": [1732, 1458], "plan": [1690]})],
