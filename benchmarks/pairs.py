@@ -78,6 +78,20 @@ def on_two(n, repeats=3):
             )
 
 
+def memory(n):
+    """MiB that 1, 2 and 3 workers take together: their proportional set sizes after a sweep (Linux)."""
+    model, some = GPT2.from_pretrained(seeded.folder()), pairs(12)
+    for count in (1, 2, 3):
+        with workers(count) as executor:
+            sweep(model, some, "z", positions="all", executor=executor)
+            print(count, sum(map(proportional, executor._processes)) / 1024, sep="\t")
+
+
+def proportional(process):
+    with open(f"/proc/{process}/smaps_rollup") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("Pss:"))
+
+
 def transformer_lens(n):
     """Pairs a second of TransformerLens's own functions, and the largest difference from our maps."""
     import torch
@@ -130,10 +144,11 @@ def main(n):
             print(
                 f"  TransformerLens              {rate:8.2f}  {max(ours, both) / rate:.0f} x slower; largest difference {off:.0e}"
             )
+    one, two, three = (each[0] for each in measured("memory", n, 1).values())
+    print(f"1, 2 and 3 workers take {one:.0f}, {two:.0f} and {three:.0f} MiB together: {three - two:.0f} for a further one")
 
 
 if __name__ == "__main__":
     count = int(sys.argv[1]) if sys.argv[1:] else 100
-    {"alone": alone, "on_two": on_two, "transformer_lens": transformer_lens}[sys.argv[2]](count) if sys.argv[
-        2:
-    ] else main(count)
+    modes = {"alone": alone, "on_two": on_two, "memory": memory, "transformer_lens": transformer_lens}
+    (modes[sys.argv[2]] if sys.argv[2:] else main)(count)

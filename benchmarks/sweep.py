@@ -167,6 +167,7 @@ N_SEQ = len(seeded.PROMPT)
 def floor(model, n_seq=N_SEQ, counts=None):
     """A function that does nothing but multiply by the model's weight matrices, in the shapes that a sweep (the example's)
     cannot avoid: the two base runs, then each layer's rows of all patches."""
+    n_seq = n_seq or len(seeded.PROMPT)
     n_embd, base = model.config.n_embd, 2 * n_seq
     counts = counts or row_counts(n_seq, first_difference=1)
     most = max(max(layer) for layer in counts)

@@ -53,16 +53,19 @@ class GPT2:
         name_or_folder: str | os.PathLike[str] = "gpt2",
         dtype: "np.typing.DTypeLike" = np.float32,
         revision: str | None = None,
+        mapped: bool = False,
     ) -> "GPT2":
         """Load a checkpoint from the Hugging Face Hub (or its cache), or from a folder in the Hub's layout.
 
         dtype is float32 or float64, whatever the file stores. revision is a commit, branch or tag of the Hub
-        repository; the default for "gpt2" is one pinned commit. Raises minigpt2.CheckpointError (a ValueError) for
-        a checkpoint that cannot be used, minigpt2.HubError (an OSError) for one that cannot be fetched.
+        repository; the default for "gpt2" is one pinned commit. mapped=True maps the weights' file into memory
+        where it has them as they are needed, so that processes of one machine share them; the file must not change
+        meanwhile. Raises minigpt2.CheckpointError (a ValueError) for a checkpoint that cannot be used, minigpt2.HubError
+        (an OSError) for one that cannot be fetched.
         """
         from .checkpoint.weights import load
 
-        config, weights, source = load(name_or_folder, dtype, revision)
+        config, weights, source = load(name_or_folder, dtype, revision, mapped)
         model = cls(config, weights, source.tokenizer, source.name, source.revision)
         place = source.name if source.revision or source.name == "bundled" else os.path.abspath(source.folder)
         model._origin = place, np.dtype(dtype).name, source.revision

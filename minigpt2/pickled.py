@@ -20,7 +20,7 @@ def load_again(kind, place, dtype, revision, name, expected):
 
     A process keeps the last four. Raises CheckpointError if other weights are there by now, fingerprint `expected`.
     """
-    model = kind.from_pretrained(place, np.dtype(dtype), revision)
+    model = kind.from_pretrained(place, np.dtype(dtype), revision, mapped=True)  # shared by the workers of a machine
     model.name = name
     if fingerprint(model.weights) != expected:
         raise CheckpointError(f"{place} holds other weights than when {name} was pickled: load it anew")

@@ -38,10 +38,11 @@ class Source:
 BUNDLED = Path(__file__).parent.parent / "bundled"  # a folder of the user's by that name is ./bundled
 
 
-def load(name_or_folder, dtype=np.float32, revision=None):
+def load(name_or_folder, dtype=np.float32, revision=None, mapped=False):
     """Load the checkpoint of a Hub name, of a folder, or of "bundled": (Config, Weights, Source).
 
-    The arrays are read-only, C-contiguous and of `dtype`, float32 or float64. Raises CheckpointError or hub.HubError.
+    The arrays are read-only, C-contiguous and of `dtype`, float32 or float64. With mapped they are the file itself, where it
+    has them just so, and processes of one machine share them. Raises CheckpointError or hub.HubError.
     """
     if not isinstance(name_or_folder, (str, bytes, os.PathLike)):
         raise CheckpointError(f"a model has a name or a folder, and {brief(name_or_folder)} is neither")
@@ -53,7 +54,7 @@ def load(name_or_folder, dtype=np.float32, revision=None):
             raise CheckpointError(
                 f"revision {brief(revision)} chooses among versions on the Hub, but {name} is a folder"
             )
-        config, weights = load_folder(folder, dtype)
+        config, weights = load_folder(folder, dtype, mapped)
         return config, weights, Source(name, None, folder, partial(load_tokenizer, folder.absolute()))
     if os.path.isfile(path):
         raise CheckpointError(f"{name} is a file: give the folder that holds config.json and model.safetensors")
@@ -63,7 +64,7 @@ def load(name_or_folder, dtype=np.float32, revision=None):
     check_dtype(dtype)
     folder, commit = hub.snapshot(name, revision)
     with cache.healing(folder):
-        config, weights = load_folder(folder, dtype)
+        config, weights = load_folder(folder, dtype, mapped)
     return config, weights, Source(name, commit, folder, partial(fetch_tokenizer, name, folder))
 
 
@@ -76,18 +77,18 @@ def is_only_a_name(name):
     return name in REPOSITORIES
 
 
-def load_folder(folder, dtype=np.float32):
+def load_folder(folder, dtype=np.float32, mapped=False):
     """Load a folder in the Hub's layout: (Config, Weights)."""
     check_dtype(dtype)
     config = read_config(folder)
     try:
         with open_tensors(folder) as stored:
-            return config, nest(read_weights(config, stored, dtype, folder))
+            return config, nest(read_weights(config, stored, dtype, folder, mapped))
     except MemoryError as error:
         raise CheckpointError(f"the weights in {folder} do not fit into the memory there is ({brief(error)})") from None
 
 
-def read_weights(config, stored, dtype, folder):
+def read_weights(config, stored, dtype, folder, mapped):
     """Read and check all weights, from Stored by name: arrays by checkpoint name."""
     if "wte.weight" not in stored and "lm_head.weight" in stored:  # safetensors' save_model keeps one of the two
         stored["wte.weight"] = stored.pop("lm_head.weight")
@@ -98,7 +99,7 @@ def read_weights(config, stored, dtype, folder):
     # Largest first, so that the two threads end together: wte alone is a third of GPT-2 small.
     names = sorted(sizes, key=lambda name: -sizes[name])
     with ThreadPoolExecutor(2) as pool:
-        arrays = pool.map(lambda name: read_tensor(name, stored[name], dtype), names)
+        arrays = pool.map(lambda name: read_tensor(name, stored[name], dtype, mapped), names)
         flat = dict(zip(names, arrays, strict=True))
     if "lm_head.weight" in stored:
         check_tied(stored["lm_head.weight"], flat["wte.weight"])
