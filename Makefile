@@ -36,6 +36,7 @@ benchmarks: .venv/ready-reference
 	$(BIN)/python benchmarks/generation.py
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/edges.py
+	$(BIN)/python benchmarks/overwrites.py
 
 # What README.md and docs/ show; figures/README.md says which command makes which picture
 figures: .venv/ready

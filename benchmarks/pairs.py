@@ -145,7 +145,9 @@ def main(n):
                 f"  TransformerLens              {rate:8.2f}  {max(ours, both) / rate:.0f} x slower; largest difference {off:.0e}"
             )
     one, two, three = (each[0] for each in measured("memory", n, 1).values())
-    print(f"1, 2 and 3 workers take {one:.0f}, {two:.0f} and {three:.0f} MiB together: {three - two:.0f} for a further one")
+    print(
+        f"1, 2 and 3 workers take {one:.0f}, {two:.0f} and {three:.0f} MiB together: {three - two:.0f} for a further one"
+    )
 
 
 if __name__ == "__main__":

@@ -161,7 +161,10 @@ def gigaflops(counts, n_embd=768):
     return sum(2 * n_embd**2 * (3 * attention + out + 8 * mlp) for attention, out, mlp in counts) / 1e9
 
 
-def floor(model, n_seq=None, counts=None):
+N_SEQ = len(seeded.PROMPT)
+
+
+def floor(model, n_seq=N_SEQ, counts=None):
     """A function that does nothing but multiply by the model's weight matrices, in the shapes that a sweep (the example's)
     cannot avoid: the two base runs, then each layer's rows of all patches."""
     n_seq = n_seq or len(seeded.PROMPT)

@@ -13,7 +13,6 @@ patching's question. pictures.py draws all of this.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
@@ -95,7 +94,7 @@ def likeliest(logits, top):
 class Attribution:
     """What everything that wrote into one position's stream adds to logit(plus) - logit(minus).
 
-    embedding, position_embedding, heads, attn_bias, mlp, ln_f_bias and overwritten sum to `total`, the model's own logit
+    embedding, position_embedding, heads, attn_bias, mlp, overwritten and ln_f_bias sum to `total`, the run's own logit
     difference.
     """
 
@@ -110,7 +109,7 @@ class Attribution:
     attn_bias: np.ndarray  # [n_layer]: c_proj's bias, which belongs to no head
     mlp: np.ndarray  # [n_layer]
     ln_f_bias: float
-    overwritten: float = 0.0  # what overwrites of the stream itself, of a head's result or of a layer's sum put in
+    overwritten: float = 0.0  # what overwrites of the stream or of attn_out put in, less what they took out
 
     def __repr__(self) -> str:
         terms = sorted(self.terms, key=lambda term: -abs(term[1]))[:4]
@@ -134,8 +133,9 @@ class Attribution:
         for layer, heads in enumerate(self.heads):
             terms += [(f"head {layer}.{head}", float(value)) for head, value in enumerate(heads)]
             terms += [(f"attn {layer} bias", float(self.attn_bias[layer])), (f"mlp {layer}", float(self.mlp[layer]))]
-        terms.append(("ln_f bias", self.ln_f_bias))
-        return [*terms, ("overwritten", self.overwritten)] if self.run.overwrites else terms
+        if self.run.overwrites:
+            terms.append(("overwritten", self.overwritten))
+        return [*terms, ("ln_f bias", self.ln_f_bias)]
 
 
 def direct_logit_attribution(run: Run, plus: int | str, minus: int | str, position: int = -1) -> Attribution:
@@ -143,7 +143,9 @@ def direct_logit_attribution(run: Run, plus: int | str, minus: int | str, positi
 
     plus and minus are token ids, or texts of one token each. The final layer norm is (x - mean) / s * weight + bias;
     with the run's own s ("frozen") it is linear in x, and so is the product with the answer direction,
-    wte[plus] - wte[minus]. Raises ValueError for a token or a position that is not there.
+    wte[plus] - wte[minus]. Of a run with overwrites every head and MLP has what was computed under them; what was written
+    over the stream or a whole attn_out is nobody's, and a term of its own. Raises ValueError for a token or a position
+    that is not there.
     """
     model, c, weights = run.model, run.model.config, run.model.weights
     ids = [model.tokenizer.single_token(token) if isinstance(token, str) else token for token in (plus, minus)]
@@ -156,21 +158,53 @@ def direct_logit_attribution(run: Run, plus: int | str, minus: int | str, positi
     position %= n_seq
 
     resid = run.resid_post[-1, position]
-    direction = weights.wte[plus] - weights.wte[minus]  # [n_embd]
-    s = np.sqrt(resid.var() + c.layer_norm_epsilon)
-    reads = weights.ln_f.weight * direction
-    reads = (reads - reads.mean()) / s  # taking the mean off x, or off what reads x, is the same
-
-    rows = [h.attn.c_proj.weight @ reads for h in weights.h]  # n_layer of [n_embd]: what each column of z adds
-    z = run.z[:, :, position]  # [n_layer, n_head, d_head]
+    reads, direction = answer_direction(run, plus, minus, position), weights.wte[plus] - weights.wte[minus]
+    heads = np.stack([head_terms(run, layer, position, reads) for layer in range(c.n_layer)])
+    attn_bias = np.array([h.attn.c_proj.bias @ reads for h in weights.h])
     total = m.layer_norm(resid, weights.ln_f.weight, weights.ln_f.bias, c.layer_norm_epsilon) @ direction
-    parts: dict[str, Any] = dict(
+    return Attribution(
+        run, plus, minus, position, float(total),
         embedding=float(weights.wte[run.tokens[position]] @ reads),
         position_embedding=float(weights.wpe[position] @ reads),
-        heads=read_only((z * np.reshape(rows, z.shape)).sum(axis=-1)),
-        attn_bias=read_only(np.array([h.attn.c_proj.bias @ reads for h in weights.h])),
+        heads=read_only(heads),
+        attn_bias=read_only(attn_bias),
         mlp=read_only(run.mlp_out[:, position] @ reads),
         ln_f_bias=float(weights.ln_f.bias @ direction),
-    )
-    rest = float(total) - sum(float(np.sum(part)) for part in parts.values()) if run.overwrites else 0.0
-    return Attribution(run, plus, minus, position, float(total), **parts, overwritten=rest)
+        overwritten=float(written_over(run, position) @ reads),
+    )  # fmt: skip
+
+
+def answer_direction(run, plus, minus, position):
+    """What the logit difference reads off the stream at a position, the final layer norm's own scale included, [n_embd]."""
+    resid, (wte, ln_f) = run.resid_post[-1, position], (run.model.weights.wte, run.model.weights.ln_f)
+    s = np.sqrt(resid.var() + run.model.config.layer_norm_epsilon)
+    reads = ln_f.weight * (wte[plus] - wte[minus])
+    return (reads - reads.mean()) / s  # taking the mean off x, or off what reads x, is the same
+
+
+def head_terms(run, layer, position, reads):
+    """What each head of a layer adds along `reads`, [n_head]: its z through its rows of c_proj, unless that is overwritten."""
+    if any(write.name == "result" for write in run.writes.get(layer, ())):
+        return run.activation("result", layer)[:, position] @ reads
+    z = run.z[layer, :, position]  # [n_head, d_head]
+    return (z * (run.model.weights.h[layer].attn.c_proj.weight @ reads).reshape(z.shape)).sum(axis=-1)
+
+
+def written_over(run, position):
+    """How far the stream is from the sum of what the model's parts wrote into it, at one position, [n_embd]: 0 unless
+    resid_pre, attn_out, resid_mid or resid_post were overwritten."""
+    weights, jump = run.model.weights, np.zeros(run.model.config.n_embd, run.model.dtype)
+    for layer, writes in run.writes.items():
+        names, pos, h = {write.name for write in writes}, position, weights.h[layer]
+        if "resid_pre" in names:
+            token = weights.wte[run.tokens[pos]] + weights.wpe[pos]
+            before = run.resid_mid[layer - 1][pos] + run.mlp_out[layer - 1][pos] if layer else token
+            jump += run.resid_pre[layer][pos] - before
+        if "attn_out" in names:
+            own = run.activation("result", layer)[:, pos].sum(axis=0) + h.attn.c_proj.bias
+            jump += run.attn_out[layer][pos] - own
+        if "resid_mid" in names:
+            jump += run.resid_mid[layer][pos] - (run.resid_pre[layer][pos] + run.attn_out[layer][pos])
+        if "resid_post" in names and "resid_pre" not in {w.name for w in run.writes.get(layer + 1, ())}:
+            jump += run.resid_post[layer][pos] - (run.resid_mid[layer][pos] + run.mlp_out[layer][pos])
+    return jump

@@ -98,7 +98,7 @@ class Question:
             raise ValueError("places must be a list of sets, each a list of places, e.g. [[(9, 6), (9, 9)]]") from None
         if not sets or not all(sets):
             raise ValueError("places must be a list of sets with at least one place in each")
-        return tuple(self._distinct(tuple(self._place(place) for place in some)) for some in sets)
+        return tuple(distinct([self._place(place) for place in some]) for some in sets)
 
     @property
     def named_places(self):
@@ -108,17 +108,6 @@ class Question:
         whole = slice(0, self.n_seq)
         at = lambda positions: None if positions == whole and self.n_seq > 1 else positions.start  # noqa: E731
         return tuple(tuple((place.layer, place.head, at(place.positions)) for place in some) for some in self.places)
-
-    def _distinct(self, some):
-        """The places of one set, or a ValueError where two of them overlap."""
-        seen = set()
-        for layer, head, positions, _ in some:
-            for position in range(positions.start, positions.stop):
-                if (layer, head, position) in seen:
-                    at = (layer, position) if head is None else (layer, head, position)
-                    raise ValueError(f"a set of places contains {at} twice")
-                seen.add((layer, head, position))
-        return some
 
     def _place(self, place):
         axes = self.site.axes
@@ -265,6 +254,18 @@ class Plan:
             places=question.named_places,
             overwrites=len(question.overwrites),
         )
+
+
+def distinct(places, what="a set of places contains"):
+    """The places as a tuple, or a ValueError where two of them overlap."""
+    seen = set()
+    for layer, head, positions, _ in places:
+        for position in range(positions.start, positions.stop):
+            if (layer, head, position) in seen:
+                at = (layer, position) if head is None else (layer, head, position)
+                raise ValueError(f"{what} {at} twice")
+            seen.add((layer, head, position))
+    return tuple(places)
 
 
 def blended(old, new, positions, alpha):

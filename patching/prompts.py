@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from minigpt2 import GPT2
 from minigpt2.terminal import fit, width
@@ -51,11 +51,11 @@ class PromptPair:
         return f"PromptPair({clean!r} -> {self.answers[0]!r}, {corrupted!r} -> {self.answers[1]!r})"
 
     @property
-    def sets(self):
+    def sets(self) -> Any:
         """The answers of each side, (clean answers, corrupted answers): one each, or several of which any will do."""
         return tuple(tuple(some) if isinstance(some, (tuple, list)) else (some,) for some in self.answers)
 
-    def answer_sets(self, model):
+    def answer_sets(self, model: GPT2) -> Any:
         """The token ids of `sets`, or a ValueError."""
         one = model.tokenizer.single_token if self.ids is None else lambda token: token
         sets = tuple(tuple(int(model.check_tokens([one(answer)])[0]) for answer in some) for some in self.sets)
@@ -84,12 +84,12 @@ class PromptPair:
                 f"reword one of them.\n{aligned(model, clean, corrupted)}"
             )
         answers = [some[0] for some in answers or self.answer_sets(model)]
-        tokens = PairTokens(*(tuple(map(int, ids)) for ids in (clean, corrupted, answers)))
+        tokens = PairTokens(tuple(map(int, clean)), tuple(map(int, corrupted)), (int(answers[0]), int(answers[1])))
         if not (tokens.differing or may_be_equal):
             raise ValueError("clean and corrupted are the same tokens, so there is nothing to patch; change a token")
         return tokens
 
-    def until(self, model, position):
+    def until(self, model: GPT2, position: int) -> "PromptPair":
         """This pair as token ids, cut after a position: the metric is then read there, which later tokens cannot change."""
         tokens, n = self.tokens(model), len(self.tokens(model).clean)
         if isinstance(position, bool) or not isinstance(position, int) or not -n <= position < n:

@@ -19,12 +19,27 @@ from models import random_model  # noqa: E402
 def pytest_configure(config):
     # A command that a script starts in the background ignores Ctrl-C, and so would all processes that tests start.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    config.addinivalue_line("markers", "slow: a corner that costs seconds; see make test-slow")
     config.addinivalue_line("markers", "reference: needs Hugging Face's model or TransformerLens; skipped without them")
 
 
 def pytest_collection_modifyitems(items):
     # Who broke model.py reads first which activation is wrong; every other failure follows from it.
     items.sort(key=lambda item: item.path.name != "test_first_wrong_activation.py")
+
+
+def pytest_sessionfinish(session):
+    from fuzz import cases
+
+    if hasattr(session.config, "workeroutput"):  # one of several processes
+        session.config.workeroutput["fuzz"] = dict(cases)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    from fuzz import cases
+
+    cases.update(getattr(node, "workeroutput", {}).get("fuzz", {}))
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -165,7 +165,7 @@ def texts_of(config, n_seq):
     """How many texts of a length. The largest error in one text scatters by a factor of two from text to text, because
     one attention score that decides between two keys multiplies a rounding by a hundred: so there are hundreds of
     positions in every case but that of one token, where no score decides anything."""
-    return 50 if config.n_embd < 100 else 30 if n_seq <= 16 else 10 if n_seq <= 128 else 1
+    return 50 if config.n_embd < 100 else 30 if n_seq <= 16 else 6 if n_seq <= 128 else 1
 
 
 def largest(a, b):

@@ -10,7 +10,8 @@ from minigpt2 import Overwrite
 from minigpt2.lens import direct_logit_attribution
 from patching import PromptPair
 from patching.ablations import ablate, interactions, interactions_one_by_one, shapley, trace
-from patching.sources import zero
+from patching.ablations.interactions import kind_of_pair
+from patching.sources import at, noise, steer, zero
 
 CLEAN, CORRUPTED, ANSWERS = [3, 1, 4, 1, 5, 9, 2], [3, 1, 7, 1, 5, 9, 6], (2, 8)
 PAIR = PromptPair.from_tokens(CLEAN, CORRUPTED, ANSWERS)
@@ -24,7 +25,10 @@ def metric(logits):
 
 def plainly(model, zeroed):
     """The metric of the clean text with z of these heads, or whole mlp_out and attn_out, set to 0: no line shared."""
+    return metric(plain_forward(CLEAN, model.weights, ODD, zeroing(zeroed)))
 
+
+def zeroing(zeroed):
     def overwrite(name, layer, x):
         x = x.copy()
         for part in zeroed:
@@ -34,7 +38,7 @@ def plainly(model, zeroed):
                 x[:] = 0
         return x
 
-    return metric(plain_forward(CLEAN, model.weights, ODD, overwrite))
+    return overwrite
 
 
 def test_each_part_alone_and_all_together(model):
@@ -72,7 +76,7 @@ def test_interactions_in_passes_equal_those_of_single_runs(model, source, direct
     np.testing.assert_allclose(fast.values, slow.values, rtol=0, atol=4 * ROUNDING)
     assert (fast.values == fast.values.T).all() and np.abs(fast.values).max() > 1e-6
     first, second, value = fast.strongest(1)[0]
-    assert value == fast.values[fast.heads.index(first), fast.heads.index(second)]
+    assert value == fast.values[fast.parts.index(first), fast.parts.index(second)]
     assert abs(value) == np.abs(fast.values).max()
 
 
@@ -85,20 +89,86 @@ def test_interactions_by_a_forward_pass_that_shares_no_line(model):
                 assert found.values[i, j] == pytest.approx(joint, abs=ROUNDING)
 
 
+def test_interactions_of_other_parts_and_sources_by_their_definition(model):
+    """Where what is written depends on the run (noise, steering), it is the intact run's in both; a metric with a scale has
+    the intact runs' scale."""
+    parts = ["mlp 2", "0.1", "attn 1", "2.0", "mlp 0", "1.0"]
+    vector = np.linspace(-1, 1, 14)
+    for source in (noise(0.5, seed=3, n=2), at(layer=0, position=1), "zero"):
+        fast, slow = (
+            f(model, PAIR, parts, source, metric="normalised") for f in (interactions, interactions_one_by_one)
+        )
+        np.testing.assert_allclose(fast.together, slow.together, rtol=0, atol=10 * ROUNDING)
+        assert fast.parts == slow.parts == ("0.1", "mlp 0", "1.0", "attn 1", "2.0", "mlp 2") and fast.none == 1
+    fast, slow = (
+        f(model, PAIR, parts[:1] + parts[4:5], steer(vector)) for f in (interactions, interactions_one_by_one)
+    )
+    np.testing.assert_allclose(fast.together, slow.together, rtol=0, atol=10 * ROUNDING)
+
+
+def test_several_draws_are_means_over_draws(model):
+    source = noise(0.5, seed=3, n=3)
+    for f in (interactions, ablate):
+        both, each = (
+            f(model, PAIR, ["0.1", "2.0"], source),
+            [f(model, PAIR, ["0.1", "2.0"], one) for one in source.draws],
+        )
+        np.testing.assert_allclose(both.alone, np.mean([one.alone for one in each], axis=0), rtol=0, atol=ROUNDING)
+        np.testing.assert_allclose(
+            both.together, np.mean([one.together for one in each], axis=0), rtol=0, atol=ROUNDING
+        )
+        assert np.ptp([one.alone for one in each], axis=0).min() > 1e-6
+
+
+def test_a_text_by_itself_has_its_loss(model):
+    def of(zeroed):
+        logits = plain_forward(CLEAN, model.weights, ODD, zeroing(zeroed))
+        p = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        p /= p.sum(axis=-1, keepdims=True)
+        return -np.mean([np.log(row[token]) for row, token in zip(p, CLEAN[1:])])
+
+    result = ablate(model, CLEAN, ["0.1", "mlp 1"])
+    expected = [of([(0, 1)]), of([(1, "mlp_out")]), of([(0, 1), (1, "mlp_out")]), of([])]
+    np.testing.assert_allclose([*result.alone, result.together, result.intact], expected, rtol=0, atol=ROUNDING)
+    assert "loss" in result.unit and ablate(model, PAIR, ["0.1"], metric="loss").alone[0] == result.alone[0]
+    own = ablate(model, CLEAN, ["0.1"], metric=lambda logits: logits[8] - logits[2])
+    np.testing.assert_allclose(own.alone, ablate(model, PAIR, ["0.1"]).alone, rtol=0, atol=ROUNDING)
+    with pytest.raises(ValueError, match="no answers to attribute"):
+        result.direct_attributions()
+
+
 @pytest.mark.parametrize(
     ("a", "b", "both", "word"),
     [
         (-1, -2, -3, "independent"),
-        (-0.1, -0.1, -2, "backing each other up"),
-        (-1, -1, -1, "redundant: one loss holds the other"),
-        (1, -1, 1, "not additive"),
+        (-0.1, -0.2, -1.5, "redundant"),
+        (0.0, 0.0, 3.0, "redundant"),
+        (-1, 0.1, -1.8, "backing up"),
+        (1, 0.9, 1.02, "serial"),
+        (-3, -1, -3, "serial"),
+        (-3, -2, -4, "overlapping"),
+        (3, -1, 2.8, "opposed"),
+        (8, 0.2, 1, "undoing"),
+        (8, 0.2, -7, "undoing"),
+        (0.0, 0.0, 0.0, "independent"),
     ],
 )
 def test_the_words_for_a_pair(a, b, both, word):
-    from patching.ablations.interactions import kind_of_pair
+    for sign in (1, -1):
+        assert kind_of_pair(sign * a, sign * b, sign * both) == kind_of_pair(sign * b, sign * a, sign * both) == word
 
-    found = kind_of_pair(a, b, both)
-    assert found == word or word == "not additive" and found.startswith(("not", "redundant"))
+
+def test_the_picture_has_every_pair_once_and_names_the_strongest(model):
+    from patching.draw.interactions import figure
+
+    found = interactions(model, PAIR)
+    fig, lower = figure(found, strongest=3), np.tril_indices(6, -1)
+    shown = np.ma.filled(fig.axes[0].images[0].get_array(), np.nan)
+    np.testing.assert_array_equal(shown[lower], found.values[lower])
+    assert np.isnan(shown[np.triu_indices(6)]).all()
+    text = fig.axes[0].get_xlabel()
+    assert all(found.describe(a, b) in text for a, b, _ in found.strongest(3)) and text.count("\n") == 2
+    assert len(fig.axes[0].patches) == 3
 
 
 def test_shapley_values_are_means_over_all_orders_and_sum_to_the_whole(model):
@@ -169,8 +239,10 @@ def test_the_terms_of_an_overwritten_run_sum_to_its_logit_difference(model):
         (lambda m: ablate(m, PAIR, ["head 1"]), "a part is"),
         (lambda m: ablate(m, PAIR, ["1.1", (1, 1)]), "part 1.1 is given twice"),
         (lambda m: ablate(m, PAIR, ["1.1"], source="nought"), "unknown source 'nought'"),
-        (lambda m: interactions(m, PAIR, ["1.1"]), "at least two heads"),
-        (lambda m: interactions(m, PAIR, ["1.1", "mlp 0"]), "mlp 0 is none"),
+        (lambda m: interactions(m, PAIR, ["1.1"]), "at least two parts"),
+        (lambda m: ablate(m, CLEAN, ["1.1"], source=None), "no other run to take vectors from"),
+        (lambda m: ablate(m, CLEAN, ["1.1"], metric="normalised"), "a text by itself has no answers"),
+        (lambda m: ablate(m, [3], ["1.1"]), "at least two tokens"),
         (lambda m: shapley(m, PAIR, {}), "1 to 10 lists"),
         (lambda m: shapley(m, PAIR, {"a": ["1.1"], "b": [(1, 1)]}), "part 1.1 is given twice"),
         (lambda m: trace(m, CLEAN, [9], 2), "position 9 is out of range: the text has 7 tokens"),

@@ -29,14 +29,22 @@ def test_each_value_is_a_run_that_reads_the_answer(site, positions, cell, where)
     value = value[at] if heads is None else value[np.ix_(heads, at)]
     expected = log_p([Overwrite(cell[0], site, value, heads, at)], corrupted)
     np.testing.assert_allclose(found.values[cell], expected, rtol=0, atol=1e-12)
-    np.testing.assert_allclose([found.clean_value, found.corrupted_value], [log_p([], clean), log_p([], corrupted)], rtol=0, atol=1e-12)
-    assert found.unit == "log p(6 2 9)" and found.values.shape == sweep(MODEL, PAIR, site, positions=positions).values.shape
+    np.testing.assert_allclose(
+        [found.clean_value, found.corrupted_value], [log_p([], clean), log_p([], corrupted)], rtol=0, atol=1e-12
+    )
+    assert (
+        found.unit == "log p(6 2 9)"
+        and found.values.shape == sweep(MODEL, PAIR, site, positions=positions).values.shape
+    )
 
 
 @pytest.mark.parametrize("positions", [None, "all"])
 def test_the_estimate_is_the_slope_at_alpha_0(positions):
     eps = 1e-6
-    up, down = (answer_log_probability(MODEL, PAIR, ANSWER, "v", positions=positions, alpha=sign * eps).values for sign in (1, -1))
+    up, down = (
+        answer_log_probability(MODEL, PAIR, ANSWER, "v", positions=positions, alpha=sign * eps).values
+        for sign in (1, -1)
+    )
     estimate = answer_log_probability(MODEL, PAIR, ANSWER, "v", positions=positions, method="attribution")
     np.testing.assert_allclose(estimate.values - estimate.base_value, (up - down) / (2 * eps), rtol=0, atol=1e-8)
 
@@ -46,7 +54,10 @@ def test_one_token_is_the_metric_of_that_name():
     np.testing.assert_array_equal(one.values, sweep(MODEL, PAIR, "z", metric="clean_log_probability").values)
 
 
-@pytest.mark.parametrize("answer, choices, message", [([], {}, "no tokens"), ([99], {}, "token id 99"), ([2], dict(method="x"), "method must be")])
+@pytest.mark.parametrize(
+    "answer, choices, message",
+    [([], {}, "no tokens"), ([99], {}, "token id 99"), ([2], dict(method="x"), "method must be")],
+)
 def test_what_is_not_an_answer_is_refused(answer, choices, message):
     with pytest.raises(ValueError, match=message):
         answer_log_probability(MODEL, PAIR, answer, **choices)

@@ -108,6 +108,7 @@ def test_every_character_is_the_letter_number_or_sign_that_it_is_to_tiktoken(kin
 
 
 @pytest.mark.reference
+@pytest.mark.slow
 def test_every_character_is_cut_as_hugging_face_cuts_it():
     tokenizers = pytest.importorskip("tokenizers")
     cut = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False).pre_tokenize_str

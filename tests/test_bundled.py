@@ -83,6 +83,7 @@ def scores(bundled):
     return {score.task: score for score in evaluate.evaluate(bundled)}
 
 
+@pytest.mark.slow
 def test_scores_on_held_out_combinations(scores):
     assert scores.keys() == THRESHOLDS.keys()
     for task, threshold in THRESHOLDS.items():
@@ -192,6 +193,7 @@ def test_random_rows_of_training_avoid_the_held_out_pairs_also_where_the_sequenc
         assert not any(corpus.held_out_bigram(a, b) for a, b in zip(row, row[1:]))
 
 
+@pytest.mark.slow
 def test_no_batch_holds_a_held_out_name_not_even_among_random_tokens(bundled):
     """The first 500 of the 10,000 batches that the model was trained on."""
     held_out = np.zeros([bundled.config.n_vocab] * 2, bool)
@@ -305,6 +307,7 @@ def test_matrices_decay_and_biases_and_layer_norms_do_not():
         assert array.flags.c_contiguous and np.shares_memory(array, parameters.flat)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(tmp_path):
     whole = Training.start(tmp_path / "whole", Settings(**TINY, steps=8))
     assert train(whole, save_every=100)
@@ -326,6 +329,7 @@ def test_training_lowers_the_loss(tmp_path):
     assert np.mean(losses[-5:]) < 0.9 * np.log(400)
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_resume_continues(tmp_path):
     options = [f"--{name.replace('_', '-')}={value}" for name, value in TINY.items()]
     command = [sys.executable, "-m", "minigpt2.bundled.train", "--out", str(tmp_path / "run")]

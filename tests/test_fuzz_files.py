@@ -20,6 +20,8 @@ from minigpt2.checkpoint.weights import flatten, load
 from minigpt2.model import Config
 from minigpt2.tokenizer import Tokenizer
 
+pytestmark = pytest.mark.slow
+
 TINY = Config(n_layer=1, n_head=1, n_embd=2, n_ctx=3, n_vocab=5, d_mlp=7)
 ARRAYS = make_arrays(TINY)
 TENSORS = {name: stored(array) for name, array in ARRAYS.items()}

@@ -19,7 +19,10 @@ from minigpt2 import Config
 from minigpt2.checkpoint.weights import save_folder
 
 ROOT = Path(__file__).resolve().parent.parent
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and resource limits are POSIX's")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(os.name != "posix", reason="signals and resource limits are POSIX's"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,10 @@ import warnings
 import numpy as np
 import pytest
 from models import ODD, random_model, random_tokens
+from test_overwrite import random_overwrites
 from vocabulary import genuine_vocabulary
 
-from minigpt2 import Config
+from minigpt2 import Config, Overwrite
 from minigpt2 import model as m
 from minigpt2.gpt2 import GPT2
 from minigpt2.lens import direct_logit_attribution, likeliest, logit_lens
@@ -107,6 +108,36 @@ def test_a_term_is_what_the_logits_lose_without_it():
     ):
         assert term == pytest.approx(difference(x) - difference(x - vector), rel=1e-9)
     assert a.ln_f_bias == pytest.approx(w.ln_f.bias @ (w.wte[7] - w.wte[2]))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_terms_of_a_run_with_overwrites_sum_to_its_logit_difference(seed):
+    rng = np.random.default_rng(seed)
+    run = random_model().run(TOKENS, overwrites=random_overwrites(rng, 12))
+    for position in range(len(TOKENS)):
+        a = direct_logit_attribution(run, 8, 2, position)
+        assert abs(a.total - (run.logits[position, 8] - run.logits[position, 2])) < 1e-12
+        assert abs(sum(value for _, value in a.terms) - a.total) < 1e-11 * max(1, *(abs(value) for _, value in a.terms))
+
+
+def test_what_is_written_over_the_stream_is_a_term_of_its_own_and_everything_else_its_part_s():
+    """Zero over z, v, a result, a pattern or an MLP is that part's own new value; over the stream it is nobody's."""
+    model = random_model()
+    for name in ("z", "v", "result", "pattern", "q", "k", "mlp_out"):
+        heads = None if name == "mlp_out" else [1]
+        a = direct_logit_attribution(model.run(TOKENS, overwrites=[Overwrite(1, name, 0, heads)]), 8, 2)
+        assert a.overwritten == 0
+        if name in ("z", "v", "result", "pattern"):
+            assert a.heads[1, 1] == 0 and a.heads[1, 0] != 0
+        if name == "mlp_out":
+            assert a.mlp[1] == 0 and a.mlp[0] != 0
+    steered = direct_logit_attribution(model.run(TOKENS, overwrites=[Overwrite(2, "resid_post", 1.5, add=True)]), 8, 2)
+    assert abs(steered.overwritten) < 1e-12  # the same number everywhere is taken off by the layer norm
+    vector = 5 * (model.weights.wte[8] - model.weights.wte[2])
+    steered = direct_logit_attribution(
+        model.run(TOKENS, overwrites=[Overwrite(2, "resid_post", vector, add=True)]), 8, 2
+    )
+    assert steered.overwritten > 0.1 and dict(steered.terms)["overwritten"] == steered.overwritten
 
 
 def test_swapping_plus_and_minus_changes_every_sign(run):

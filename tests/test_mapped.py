@@ -28,7 +28,9 @@ def test_a_mapped_model_is_the_same_one(tmp_path, dtype):
     assert not any(map(is_mapped, flatten(GPT2.from_pretrained(tmp_path, other, mapped=True).weights).values()))
 
 
-@pytest.mark.parametrize("kind, start, maps", [("F32", 0, True), ("F32", 1, False), ("F32", 2, False), ("F16", 0, False), ("BF16", 0, False)])
+@pytest.mark.parametrize(
+    "kind, start, maps", [("F32", 0, True), ("F32", 1, False), ("F32", 2, False), ("F16", 0, False), ("BF16", 0, False)]
+)
 def test_only_what_lies_in_the_file_just_so_is_mapped(tmp_path, kind, start, maps):
     arrays = {name: stored(array, kind) for name, array in make_arrays().items()}
     folder = write_folder(tmp_path / "a", arrays, config_fields())

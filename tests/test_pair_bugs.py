@@ -10,7 +10,9 @@ import test_statistics
 from minigpt2 import head_scores
 from patching.pairs import ask, jobs, pairset, statistics
 
-right = {name: getattr(statistics, name) for name in ("flips", "p_value")} | {"attention_back": head_scores.attention_back}
+right = {name: getattr(statistics, name) for name in ("flips", "p_value")} | {
+    "attention_back": head_scores.attention_back
+}
 true_position = pairset.position
 
 

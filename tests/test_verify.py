@@ -16,6 +16,7 @@ from minigpt2.checkpoint import hub
 from minigpt2.checkpoint.weights import expected_shapes
 from minigpt2.facts import KINDS, load_facts
 from minigpt2.model import Config
+from patching import sources
 from patching.verify import __main__ as verify
 
 FACTS = HERE / "stand_in_facts.json"
@@ -64,7 +65,7 @@ def test_the_stand_in_holds(stand_in, capsys):
     with_crc32c()
     assert verify.main(["--model", str(stand_in), "--facts", str(FACTS)]) == 0, RECORD
     out = capsys.readouterr().out
-    assert out.endswith("\nall 96 facts hold\n") and "fails" not in out and "CRC32C of 40 tensors" in out
+    assert out.endswith("\nall 99 facts hold\n") and "fails" not in out and "CRC32C of 40 tensors" in out
     assert max(map(len, out.splitlines())) <= 120
 
 
@@ -214,6 +215,21 @@ def test_a_fault_in_the_one_pass_sweep_alone(stand_in, capsys, monkeypatch):
     assert code == 1 and "one-pass" in off and "plain" not in off
 
 
+def test_raw_zero_for_folded_and_an_overwrite_after_it_was_read(stand_in, capsys, monkeypatch):
+    from minigpt2 import overwrite
+    from patching.verify import ablations
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ablations, "zero", lambda convention="raw": sources.zero())
+        code, report = checked(capsys, stand_in, "losses", "head_ablation", "backup_heads")
+    off = [check["fact"] for check in report["checks"] if check["verdict"] == "FAILS"]
+    assert code == 1 and off[0] == "loss, head 1.1 with values of zero, folded" and len(off) >= 2
+    with monkeypatch.context() as patch:
+        patch.setattr(overwrite, "put", lambda *_: None)
+        code, report = checked(capsys, stand_in, "losses", "head_ablation", "backup_heads")
+    assert code == 1 and failing(report) == {"head_ablation", "backup_heads"}
+
+
 WRONG = {  # a fault in the fact itself, for every kind: what must be red is this kind and nothing else
     "files": lambda fact: fact.update(bytes=fact["bytes"] + 1),
     "tensors": lambda fact: fact["crc32c"].update({"wpe.weight": "00000000"}),
@@ -225,6 +241,7 @@ WRONG = {  # a fault in the fact itself, for every kind: what must be red is thi
     "log_probabilities": lambda fact: fact["values"].reverse(),
     "greedy": lambda fact: fact["continuation_ids"].reverse(),
     "head_ablation": lambda fact: fact.update(head=0),
+    "backup_heads": lambda fact: fact.update(head=1),
     "patching": lambda fact: fact["interpolated"][1].update(alpha=0.51),
     "circuits": lambda fact: fact.update(first=5),
     "pair_maps": lambda fact: fact["maps"][1]["values"][2].reverse(),
@@ -260,7 +277,7 @@ def test_without_the_checksum_package(stand_in, capsys, monkeypatch):
     assert verify.main(["--model", str(stand_in), "--facts", str(FACTS)]) == 3
     out = capsys.readouterr().out
     assert out.count("pip install google-crc32c") == 1
-    assert out.endswith("all 56 facts hold; 1 skipped, so not all is proven\n")
+    assert out.endswith("all 59 facts hold; 1 skipped, so not all is proven\n")
     assert verify.main(["--model", str(stand_in), "--facts", str(FACTS), "--only", "tensors"]) == 1
     assert capsys.readouterr().out.endswith("nothing was checked; 1 skipped, so not all is proven\n")
 

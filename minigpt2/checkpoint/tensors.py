@@ -196,7 +196,9 @@ def can_map(tensor, dtype):
 def read_tensor(name, tensor, dtype, mapped=False):
     """Read one tensor into a read-only array of `dtype`; with mapped, where it is stored just so, map the file instead."""
     if mapped and can_map(tensor, dtype):
-        for _ in read_pieces(name, tensor, dtype):  # which refuses what is not finite, and leaves the pages in the cache
+        for _ in read_pieces(
+            name, tensor, dtype
+        ):  # which refuses what is not finite, and leaves the pages in the cache
             pass
         return np.asarray(np.memmap(tensor.file.file, dtype, "r", tensor.offset, tensor.shape))
     array = np.empty(tensor.shape, dtype)

@@ -28,6 +28,7 @@ KINDS = {
     "log_probabilities": ("text", "ids", "values", "relative_tolerance", "source"),
     "greedy": ("text", "ids", "source"),
     "head_ablation": ("text", "ids", "layer", "head", "value", "tolerance", "source"),
+    "backup_heads": ("group", "layer", "head", "position", "value", "value_tolerance", "heads", "tolerance", "source"),
     "patching": (
         "clean_ids",
         "corrupted_ids",

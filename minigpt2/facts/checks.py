@@ -2,7 +2,7 @@
 
 All but the token ids run on the ids in the facts, so a wrong vocabulary is not taken for a wrong model, nor the other
 way round. Only plain functions of the model are used: what is proven here is what a user calls. The patching matrices are
-patching's own, see patching/verify/matrices.py.
+patching's own, see patching/verify/matrices.py, and so are ablations, patching/verify/ablations.py.
 """
 
 import hashlib
@@ -206,16 +206,3 @@ def check_greedy(subject, entry, facts):
             "greedy", f"log p of {len(expected)} tokens", entry["log_probabilities"], log_probabilities,
             entry["source"], entry["tolerance"], where=lambda at: f"token {at[0] + 1}",
         )  # fmt: skip
-
-
-def check_head_ablation(subject, entry, facts):
-    """The loss with one head's values set to zero at every position: its z is then zero as well."""
-    model, layer, head = subject.model, entry["layer"], entry["head"]
-    run = model.run(entry["ids"])
-    z = run.z[layer].copy()  # [n_head, n_seq, d_head]
-    z[head] = 0
-    attn_out = m.linear(m.merge_heads(z), *model.weights.h[layer].attn.c_proj)
-    logits = model.resume(run.resid_pre[layer] + attn_out, layer, at="resid_mid")
-    got = -token_log_probabilities(logits, entry["ids"]).mean()
-    fact = f"loss, head {layer}.{head} with values of zero"
-    yield compare("head_ablation", fact, entry["value"], got, entry["source"], entry["tolerance"])

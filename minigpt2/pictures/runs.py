@@ -83,6 +83,14 @@ def attribution_figure(attribution, about="", beside=()):
     """
     a, all_of_them = attribution, [attribution, *beside]
     n_layer, n_head = a.heads.shape
+    others = [
+        ("token emb.", -2, "embedding"),
+        ("position emb.", -1, "position_embedding"),
+        ("ln_f bias", n_layer, "ln_f_bias"),
+    ]
+    if any(each.overwritten for each in all_of_them):
+        others.append(("overwritten", n_layer + 1, "overwritten"))
+    names, places, fields = zip(*others)
     fig = new_figure(0.44 * max(n_head, 6) + 7.2, 0.3 * (n_layer + 3) + 1.7)
     left, right = fig.subplots(1, 2, width_ratios=[0.44 * max(n_head, 6), 4.4])
     most = max(np.abs(each.heads).max() for each in all_of_them) or 1
@@ -94,7 +102,7 @@ def attribution_figure(attribution, about="", beside=()):
             left.text(head, layer, f"{value:.2f}", ha="center", va="center", fontsize=6.5, color=ink)
     left.set_xticks(range(n_head))
     left.set_yticks(range(n_layer))
-    left.set_ylim(n_layer + 0.5, -2.5)  # the rows of the bars beside it
+    left.set_ylim(places[-1] + 0.5, -2.5)  # the rows of the bars beside it
     left.tick_params(length=0, labelsize=8, pad=1)
     left.spines[:].set_visible(False)
     left.set_xlabel("head", fontsize=9)
@@ -106,16 +114,16 @@ def attribution_figure(attribution, about="", beside=()):
     for y, values, colour, name in (
         (at - 0.2, a.attn, "#5e3c99", "attention: its heads and bias"),
         (at + 0.2, a.mlp, "#e08214", "MLP"),
-        ([-2, -1, n_layer], [a.embedding, a.position_embedding, a.ln_f_bias], "0.45", None),
+        (places, [getattr(a, field) for field in fields], "0.45", None),
     ):
         bars = right.barh(y, values, 0.38, color=colour, label=name)
         right.bar_label(bars, [f"{value:.2f}" for value in values], padding=2, fontsize=6)
-    bars = [(*each.attn, *each.mlp, each.embedding, each.position_embedding, each.ln_f_bias) for each in all_of_them]
+    bars = [(*each.attn, *each.mlp, *(getattr(each, field) for field in fields)) for each in all_of_them]
     lo, hi = min(0, np.min(bars)), max(0, np.max(bars))
     right.set_xlim(lo - 0.14 * (hi - lo), hi + 0.14 * (hi - lo))
     right.axvline(0, color="black", linewidth=0.8)
-    right.set_yticks([-2, -1, *at, n_layer], ["token emb.", "position emb.", *map(str, at), "ln_f bias"], fontsize=8)
-    right.set_ylim(n_layer + 0.5, -2.5)
+    right.set_yticks([*at, *places], [*map(str, at), *names], fontsize=8)
+    right.set_ylim(places[-1] + 0.5, -2.5)
     right.tick_params(labelsize=8, length=2)
     right.grid(axis="x", color="0.9", linewidth=0.5)
     right.set_axisbelow(True)

@@ -66,7 +66,7 @@ def shapley(
     parts_of([place for some in places.values() for place in some], model)  # no head twice
     sets = [some for n in range(1, len(names) + 1) for some in combinations(names, n)]
     joined = [[place for name in some for place in places[name]] for some in sets]
-    swept = sweep(
+    swept: Any = sweep(
         model, pair, "z", places=joined, source=source, metric=metric, direction=direction, progress=progress
     )  # fmt: skip
     of_sets = {(): float(swept.base_value)} | dict(zip(sets, swept.values.tolist()))

@@ -9,6 +9,7 @@ mean over the draws of the noise. Zhang and Nanda (2309.16042) compare this corr
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -67,7 +68,7 @@ def trace(
     n, seed = whole_number("n, the number of draws,", n, 1), whole_number("seed", seed, 0)
     other = (answer + 1) % model.config.n_vocab  # a pair has two answers; the metric reads the first alone
     pair = PromptPair.from_tokens(tokens, tokens, (answer, other))
-    maps: dict[str, list[Result]] = {"resid_post": [], "mlp_out": [], "attn_out": []}
+    maps: dict[str, list[Any]] = {"resid_post": [], "mlp_out": [], "attn_out": []}
     for draw in range(n):
         vectors = np.random.default_rng([seed, draw]).standard_normal((len(positions), model.config.n_embd))
         corrupted = Overwrite(0, "resid_pre", (scale * vectors).astype(model.dtype), positions=positions, add=True)

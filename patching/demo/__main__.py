@@ -184,7 +184,8 @@ def report_ablation(found):
         rows.append(["all of these", number(found.together), signed(found.together - found.intact)])
     before, after = found.direct_attributions()
     terms, intact = dict(after.terms), dict(before.terms)
-    largest = sorted(intact, key=lambda term: -abs(terms[term] - intact[term]))[:10]
+    intact = {term: intact.get(term, 0.0) for term in terms}  # nothing is overwritten in it
+    largest = sorted(terms, key=lambda term: -abs(terms[term] - intact[term]))[:10]
     added = [[term, *map(signed, (intact[term], terms[term], terms[term] - intact[term]))] for term in largest]
     return [
         "", *terminal.wrapped(heading, n), *terminal.table(["At zero", "Value", "Change"], rows), "",

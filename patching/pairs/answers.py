@@ -47,7 +47,10 @@ def answer_log_probability(
     if not ids:
         raise ValueError("the answer has no tokens: give a text of at least one character")
     tokens = pair.tokens(model)
-    n, choices = len(tokens.clean), dict(direction=direction, alpha=alpha, source=source, metric="clean_log_probability")
+    n, choices = (
+        len(tokens.clean),
+        dict(direction=direction, alpha=alpha, source=source, metric="clean_log_probability"),
+    )
     where = dict(layers=layers, heads=heads, positions=positions if positions is not None else list(range(n)))
     first = run(model, step(tokens, ids, 0), site, **where, **choices)
     steps = [first]

@@ -5,9 +5,12 @@ position in each pair: a number, or the piece of the clean text whose last token
 file, template.py makes one from a template with slots. Read next: sweeps.py.
 """
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+
+from minigpt2 import GPT2
 
 from ..prompts import PromptPair
 from . import files, template
@@ -46,7 +49,7 @@ class PairSet:
             object.__setattr__(self, field, value)
 
     @classmethod
-    def read(cls, path, *, model=None, skip: bool = False) -> "PairSet":
+    def read(cls, path: str | os.PathLike[str], *, model: GPT2 | None = None, skip: bool = False) -> "PairSet":
         """Read a CSV or JSON Lines file: see files.py.
 
         With a model every pair is checked to align, as a sweep does in any case. skip=True leaves out the lines with faults;
@@ -57,7 +60,7 @@ class PairSet:
 
     @classmethod
     def from_template(
-        cls, clean: str, corrupted: str, answers: Sequence[str], slots: Mapping[str, Sequence[str]], *, model,
+        cls, clean: str, corrupted: str, answers: Sequence[str], slots: Mapping[str, Sequence[str]], *, model: GPT2,
         n: int, seed: int | str = 0, bos: bool = False, skip: bool = False,
     ) -> "PairSet":  # fmt: skip
         """Make n pairs from a template with slots: see template.make."""
@@ -82,17 +85,17 @@ class PairSet:
     def __repr__(self):
         return f"PairSet({len(self)} pairs, roles {', '.join(self.roles)}; the first is {self.pairs[0]!r})"
 
-    def position(self, model, i: int, role: str) -> int:
+    def position(self, model: GPT2, i: int, role: str) -> int:
         """The position of a role in pair i."""
         if role not in self.roles:
             raise ValueError(f"unknown role {role!r:.60}; this set has {', '.join(self.roles)}")
         return position(model, self.pairs[i], self.roles[role][i], role)
 
-    def lengths(self, model) -> list[int]:
+    def lengths(self, model: GPT2) -> list[int]:
         """The number of tokens of each pair."""
         return [len(pair.tokens(model).clean) for pair in self.pairs]
 
-    def checked(self, model, roles: Iterable[str] = (), *, skip: bool = False) -> "PairSet":
+    def checked(self, model: GPT2, roles: Iterable[str] = (), *, skip: bool = False) -> "PairSet":
         """This set, every pair of it aligned and every role in place: ValueError lists all that are not.
 
         With skip=True these are left out, and left_out says why.
@@ -112,7 +115,7 @@ class PairSet:
         kept = self.chosen(i for i in range(len(self)) if i not in faults)
         return PairSet(kept.pairs, kept.roles, kept.called, (*self.left_out, *faults.values()))
 
-    def check_one_length(self, model):
+    def check_one_length(self, model: GPT2) -> None:
         """Raise ValueError, saying how many pairs have which length, unless all have the same."""
         counts = Counter(self.lengths(model))
         if len(counts) > 1:

@@ -2,8 +2,10 @@
 
 import csv
 import io
+import os
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -107,7 +109,7 @@ class SetResult:
         """The standard error of the mean effect, which is free of how far apart the pairs' unpatched runs are."""
         return statistics.standard_error(self.effects)
 
-    def interval(self, level: float = 0.95, *, of: str = "values", n: int = 2000, seed: int = 0):
+    def interval(self, level: float = 0.95, *, of: str = "values", n: int = 2000, seed: int = 0) -> Any:
         """The bootstrap interval of a mean over pairs, (low, high): of="values", "effects" or "share"."""
         if of not in ("values", "effects", "share"):
             raise ValueError(f'an interval is of "values", "effects" or "share", got {of!r:.40}')
@@ -127,7 +129,7 @@ class SetResult:
 
     COLUMNS = ("model", "site", "layer", "head", "set", "role", "position", "source", "pair", "metric", "value")
 
-    def rows(self):
+    def rows(self) -> Any:
         """One tuple of COLUMNS for each cell and pair; None where a map has no such axis ("position" then means all)."""
         names = list(self.axes)
         for i, number in enumerate(self.numbers):
@@ -138,13 +140,13 @@ class SetResult:
                 at |= {"model": self.model, "site": self.site, "pair": number, "metric": self.metric}
                 yield tuple((at | {"value": self.values[(i, *index)].item()}).get(name) for name in self.COLUMNS)
 
-    def used_columns(self):
+    def used_columns(self) -> Any:
         """Those of COLUMNS that say something here."""
         absent = {"layer", "head", "set", "role", "position", "source"} - {*self.axes}
         absent -= {"position"} if "role" in self.axes else set()
         return [name for name in self.COLUMNS if name not in absent]
 
-    def to_csv(self, path=None) -> str | None:
+    def to_csv(self, path: str | os.PathLike[str] | None = None) -> str | None:
         """Write a row for each cell and each pair, which pandas.read_csv reads with no argument; without a path, return it."""
         out = io.StringIO()
         write, keep = (
@@ -159,7 +161,7 @@ class SetResult:
         with replacing(path) as temporary:
             temporary.write_text(out.getvalue(), encoding="utf-8", newline="")
 
-    def to_dataframe(self):
+    def to_dataframe(self) -> Any:
         """The same as a pandas DataFrame; needs pandas."""
         try:
             import pandas

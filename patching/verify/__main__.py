@@ -77,9 +77,9 @@ def load_subject(name, facts):
 
 def checks():
     """The function for each kind."""
-    from patching.verify import circuits, matrices, sets  # above this package; see the module's docstring
+    from patching.verify import ablations, circuits, matrices, sets  # above this package; see the module's docstring
 
-    rooms = (c, matrices, circuits, sets)
+    rooms = (c, ablations, matrices, circuits, sets)
     return {
         kind: next(getattr(room, f"check_{kind}") for room in rooms if hasattr(room, f"check_{kind}"))
         for kind in f.KINDS

@@ -139,16 +139,68 @@ def greedy_text(reference, texts):
     raise SystemExit("no continuation survives decoding and encoding: give more texts")
 
 
-def head_ablation(reference, text, layer, head):
-    fact, n_embd = prompt(reference, text), SIZES["n_embd"]
-    columns = slice(2 * n_embd + head * n_embd // SIZES["n_head"], 2 * n_embd + (head + 1) * n_embd // SIZES["n_head"])
+def folded_zero(reference, layer, head):
+    """What a value is where TransformerLens's is 0: the value bias and ln_1's bias through W_V, and the columns of c_attn."""
+    h, n_embd, d_head = reference.h[layer], SIZES["n_embd"], SIZES["n_embd"] // SIZES["n_head"]
+    columns = slice(2 * n_embd + head * d_head, 2 * n_embd + (head + 1) * d_head)
+    with reference.torch.no_grad():
+        return h.ln_1.bias @ h.attn.c_attn.weight[:, columns] + h.attn.c_attn.bias[columns], columns
+
+
+def head_ablation(reference, text, layer, head, **convention):
+    fact = prompt(reference, text)
+    value, columns = folded_zero(reference, layer, head)
 
     def zero(out):
-        out[:, columns] = 0
+        out[:, columns] = value if convention else 0
 
     with reference.watching(reference.h[layer].attn.c_attn, zero):
         value = loss(reference.logits(fact["ids"]), fact["ids"])
-    return fact | {"layer": layer, "head": head, "value": round(value, 9), "tolerance": 1e-5}
+    return fact | {"layer": layer, "head": head, **convention, "value": round(value, 9), "tolerance": 1e-5}
+
+
+def backup_heads(reference, facts, layer, head):
+    """One head's z at TransformerLens's zero at the last position: the mean difference, and what each head adds to it."""
+    torch, n_head, d_head = reference.torch, SIZES["n_head"], SIZES["n_embd"] // SIZES["n_head"]
+    group, values, heads = [fact for fact in facts if fact.get("group") == "milk"], [], []
+    for fact in group:
+        seen = {}
+
+        def ablate(i):
+            def hook(_, inputs):
+                z = inputs[0].clone()  # [1, n_seq, n_embd]
+                if i == layer:
+                    z[0, -1, head * d_head : (head + 1) * d_head] = folded_zero(reference, layer, head)[0]
+                seen[i] = z[0, -1]
+                return (z,)
+
+            return hook
+
+        handles = [h.attn.c_proj.register_forward_pre_hook(ablate(i)) for i, h in enumerate(reference.h)]
+        ln_f = reference.model.transformer.ln_f
+        handles.append(ln_f.register_forward_pre_hook(lambda _, inputs: seen.update(end=inputs[0][0, -1])))
+        logits = reference.logits(fact["ids"])[-1]
+        for handle in handles:
+            handle.remove()
+        (plus, _), (minus, _), wte = fact["plus"], fact["minus"], reference.model.lm_head.weight
+        scale = torch.sqrt(seen["end"].var(unbiased=False) + ln_f.eps)
+        with torch.no_grad():
+            added = [
+                [
+                    (z - folded_zero(reference, i, j)[0])
+                    @ reference.h[i].attn.c_proj.weight[j * d_head : (j + 1) * d_head]
+                    for j, z in enumerate(seen[i].view(n_head, d_head))
+                ]
+                for i in range(SIZES["n_layer"])
+            ]
+            added = torch.stack([torch.stack(of_layer) for of_layer in added])  # [n_layer, n_head, n_embd]
+            added = (added - added.mean(dim=-1, keepdim=True)) / scale * ln_f.weight
+            heads.append((added @ (wte[plus] - wte[minus])).numpy())
+        values.append(float(logits[plus] - logits[minus]))
+    return {
+        "group": "milk", "layer": layer, "head": head, "position": -1, "value": rounded(np.mean(values)),
+        "value_tolerance": 4e-5, "heads": rounded(np.mean(heads, axis=0)), "tolerance": 2e-5,
+    }  # fmt: skip
 
 
 def patching(reference, clean, corrupted, answers):
@@ -429,13 +481,17 @@ def record(folder):
             greedy(reference, "The dog", 6),
             greedy_text(reference, [jones, smith, mary, john, "Today is", "The sky", "A", "In", "One two", "Hello"]),
         ],
-        "head_ablation": [head_ablation(reference, amazing, layer=1, head=1)],
+        "head_ablation": [
+            head_ablation(reference, amazing, layer=1, head=1),
+            head_ablation(reference, amazing, layer=1, head=1, convention="transformer_lens"),
+        ],
         "patching": [patching(reference, jones, smith, (" Jones", " Smith"))],
         "circuits": circuit_facts(reference),
         "pair_maps": [pair_maps(reference, [(jones, smith, (" Jones", " Smith")), (mary, john, (" John", " Mary"))])],
         "head_scores": [scores(reference, [[11, 500, 7, 42], [9, 301, 33, 12]])],
         "probability_differences": [probability_difference(reference, {"war": [1732, 1458], "plan": [1690]})],
     }
+    kinds["backup_heads"] = [backup_heads(reference, kinds["logit_differences"], layer=1, head=0)]
     group = [fact["value"] for fact in kinds["logit_differences"] if fact.get("group")]
     kinds["logit_differences"].append({"mean_of": "milk", "value": round(float(np.mean(group)), 9), "tolerance": 4e-5})
     return {
