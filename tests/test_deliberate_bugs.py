@@ -270,8 +270,8 @@ def a_layer_early(base, layer, writes):
 one_pass_after_mlp = one_pass.after_mlp
 
 
-def skipped_column(self, model):
-    return LatePair(*tokens_of(self, model))
+def skipped_column(self, model, may_be_equal=False):
+    return LatePair(*tokens_of(self, model, may_be_equal))
 
 
 class LatePair(prompts.PairTokens):
