@@ -152,7 +152,7 @@ METRICS = {
     "clean_probability": Entry(partial(probability, which=0), "probability of the clean answer", bounded=True),
     "corrupted_probability": Entry(partial(probability, which=1), "probability of the corrupted answer", bounded=True),
     "probability_difference": Entry(
-        probability_difference, "p(corrupted answers) - p(clean answers), of one answer each or of sets", compares=True
+        probability_difference, "p(corrupted answers) - p(clean answers); sets too", compares=True
     ),
     "clean_log_probability": Entry(partial(log_probability, which=0), "log probability of the clean answer (nats)"),
     "corrupted_log_probability": Entry(partial(log_probability, which=1), "log probability of the corrupted answer"),

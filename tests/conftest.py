@@ -5,7 +5,9 @@ import signal
 import sys
 from pathlib import Path
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # several processes with several BLAS threads each would wait for each other
+if (
+    "PYTEST_XDIST_WORKER" in os.environ and "numpy" not in sys.modules
+):  # several processes with several BLAS threads each would wait for each other
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
         os.environ.setdefault(name, "1")  # before NumPy is loaded
 

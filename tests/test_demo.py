@@ -213,10 +213,11 @@ def test_list_and_help_need_no_model(tmp_path):
 
 def test_the_examples_of_the_help_can_be_given(monkeypatch):
     lines = re.findall(r"^    python -m patching.demo (.*)$", re.sub(r"\\\n\s*", "", options.EXAMPLES), re.M)
-    assert len(lines) == 5
+    assert len(lines) == 7
+    bundled = GPT2.from_pretrained("bundled")
     for line in lines:
         monkeypatch.setattr(sys, "argv", ["demo", *shlex.split(line)])
-        assert options.plan_jobs(options.parse(), None)
+        assert options.plan_jobs(options.parse(), bundled)
 
 
 CARELESS = [  # arguments, exit status, what the message must contain
@@ -232,9 +233,9 @@ CARELESS = [  # arguments, exit status, what the message must contain
     (["--report", ""], 2, "--report: got an empty text"),
     (["--report", "x.txt"], 1, "a report's name ends in .html or .htm"),
     (["--report", "x.png", "--out", "x.png"], 1, "a report's name ends in .html or .htm"),
-    (["--positions", "99"], 1, "there is no position 99"),
+    (["--positions", "99"], 1, "position 99 is out of range"),
     (["--clean", "a " * 99, "--corrupted", "b " * 99], 1, "n_ctx = 64"),
-    (["--layers", "3"], 1, "there is no layer 3"),
+    (["--layers", "3"], 1, "layer 3 is out of range"),
     (["--site", "pattern_entry", "--positions", "all"], 2, "--positions all is --site pattern"),
     (["--heads", "0"], 2, "resid_post has no heads"),
     (["--site", "overview", "--heads", "0"], 2, "overview has no heads"),

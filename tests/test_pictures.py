@@ -263,7 +263,7 @@ def large(n_layer, n):
     values = 5 - 10 * np.random.default_rng(0).random((n_layer, n), np.float32)
     return replace(
         made(MOVES), values=values, axes={"layer": list(range(n_layer)), "position": list(range(n))},
-        tokens=PairTokens(tokens, (n, *tokens[1:]), (1, 2), 0), clean_labels=labels, corrupted_labels=labels,
+        tokens=PairTokens(tokens, (n, *tokens[1:]), (1, 2)), clean_labels=labels, corrupted_labels=labels,
     )  # fmt: skip
 
 

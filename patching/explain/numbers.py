@@ -2,6 +2,8 @@
 
 import math
 
+from ..result import OTHER_RUN
+
 HALF, SEEN = 0.5, 0.1  # from half of the gap on a cell carries the difference, from a tenth on it shows a trace of it
 
 
@@ -39,7 +41,8 @@ def with_share(result, value):
     if not result.gap or not math.isfinite(value):
         return f"{value:.6g}"
     share = round(100 * float(value - result.base_value) / result.gap, 1) + 0.0  # no minus zero
-    return f"{value:.6g} ({share:.1f} % of the gap{' restored' if result.restores else ''})"
+    verb = "restores " if result.restores else "destroys " if result.source == OTHER_RUN else ""
+    return f"{value:.6g} ({verb}{share:.1f} % of the gap)"
 
 
 def three_digits(value, largest):
