@@ -164,6 +164,8 @@ def make(metric, answers, labels, last_logits):
     """The Metric for a name of METRICS or a function of the user's; the other arguments are Contrast's."""
     if callable(metric):
         return user_function(metric)
+    if isinstance(metric, (list, tuple)) and not metric:
+        raise ValueError("metric is an empty list: give one metric, or a list of them")
     if not isinstance(metric, str) or metric not in METRICS:
         raise ValueError(
             f"unknown metric {metric!r:.60}; choose from {', '.join(METRICS)}, or give a function of the logits"

@@ -224,6 +224,8 @@ def wrong_axes(about, shape):
         return f"its axes are {', '.join(f'{a} {len(c)}' for a, c in axes.items())}, its values {list(shape)}"
     if any(max(axes.get(axis, [0])) >= n_seq for axis in ("position", "source")):
         return f"it has positions beyond its {n_seq} tokens"
+    if about["places"] is not None and not (list(axes) == ["set"] and places_ok(about)):
+        return "its places are not a list of sets, one for each entry of the axis set"
     if about["site"] not in SITES or not (
         tuple(axes) in possible_axes(SITES[about["site"]].axes) or list(axes) == ["set"] and places_ok(about)
     ):

@@ -158,7 +158,9 @@ def test_a_full_disk(model, small_disk, name):
     process = start(COMMANDS[name](model), small_disk)
     assert_one_line(process, "No space left on device")
     now = content(small_disk)
-    assert {name for name in OLD if now[name] != old[name]} <= {"out.svg"} and set(now) == {*OLD, "full"}
+    new = {file for file in OLD if now[file] != old[file]}  # numbers are saved first, each of them whole
+    assert new <= {"out.svg", "out.npz", "out.json", "out.csv"} and set(now) == {*OLD, "full"}
+    assert "out.npz" not in new or now["out.npz"].startswith(b"PK") and b"about.npy" in now["out.npz"][-200:]
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux") or os.geteuid(), reason="only root on Linux can mount a disk")

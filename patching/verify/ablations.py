@@ -25,6 +25,8 @@ def check_backup_heads(subject, entry, facts):
     group = [fact for fact in facts["logit_differences"] if fact.get("group") == entry["group"]]
     layer, head = entry["layer"], entry["head"]
     found = [without_head(subject.model, fact, layer, head, entry["position"]) for fact in group]
+    if not found:
+        raise ValueError("there is nothing to take a mean of")
     at, source = f"head {layer}.{head} at zero, folded", entry["source"]
     value, heads = np.mean([value for value, _ in found]), np.mean([heads for _, heads in found], axis=0)
     yield compare("backup_heads", f"mean difference, {at}", entry["value"], value, source, entry["value_tolerance"])

@@ -72,6 +72,8 @@ def own_bias(model, layer):
 def check_head_scores(subject, entry, facts):
     """Means over texts, each a list of random tokens given twice."""
     runs = [subject.model.run(ids * 2, keep=["q", "k"]) for ids in entry["ids"]]
+    if not runs:
+        raise ValueError("there is nothing to take a mean of")
     for name, expected in entry["scores"].items():
         score = getattr(head_scores, name)
         got = np.mean(
@@ -85,6 +87,8 @@ def check_probability_differences(subject, entry, facts):
     """The mean over pairs of the probability of all greater years less that of the others, clean runs."""
     years = [(noun, year) for noun, some in entry["years"].items() for year in some]
     fact = f"mean of {len(years)} pairs"
+    if not years:
+        raise ValueError("there is nothing to take a mean of")
     if missing := subject.missing_vocabulary():
         yield skipped("probability_differences", fact, entry["source"], missing)
         return
