@@ -164,8 +164,12 @@ def make(metric, answers, labels, last_logits):
     """The Metric for a name of METRICS or a function of the user's; the other arguments are Contrast's."""
     if callable(metric):
         return user_function(metric)
-    if isinstance(metric, (list, tuple)) and not metric:
-        raise ValueError("metric is an empty list: give one metric, or a list of them")
+    if isinstance(metric, (list, tuple)):  # which sweep and attribute take apart before
+        known = [one for one in metric if callable(one) or isinstance(one, str) and one in METRICS]
+        if len(known) == len(metric):
+            some = f"got a list of {len(metric)}: give one metric" if metric else "is an empty list: give one metric"
+            raise ValueError(f"metric {some}, or a list of them")
+        metric = next(one for one in metric if one not in known)
     if not isinstance(metric, str) or metric not in METRICS:
         raise ValueError(
             f"unknown metric {metric!r:.60}; choose from {', '.join(METRICS)}, or give a function of the logits"
